@@ -1,0 +1,148 @@
+"""Analyses: facts about values and graphs, computed once and never invalidated by hand.
+
+Graphs and values are immutable, so a fact stays true. A *forward* fact of a value follows from its producer and its
+operands' facts; it is remembered per value, across graphs. A *backward* fact needs the whole graph and is remembered
+with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from amctc.ir import Graph, Op, Value, constant_data
+from amctc.ops import nn, quant
+from amctc.schema import Trait
+
+T = TypeVar("T")
+
+
+def backward(function: Callable[[Graph], T]) -> Callable[[Graph], T]:
+    """Decorator: compute a fact of a graph once."""
+
+    @functools.wraps(function)
+    def remembered(graph: Graph) -> T:
+        if function not in graph._memo:
+            graph._memo[function] = function(graph)
+        fact: T = graph._memo[function]
+        return fact
+
+    return remembered
+
+
+def forward(function: Callable[[Value, tuple[T, ...]], T]) -> Callable[[Value], T]:
+    """Decorator: compute a fact of a value from its operands' facts, once per value and without recursion.
+
+    The function gets the value and the facts of its producer's present operands (none for a graph input).
+    """
+    facts: weakref.WeakKeyDictionary[Value, T] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def remembered(value: Value) -> T:
+        stack = [value]
+        while stack:
+            top = stack[-1]
+            operands = [] if top.producer is None else [o for o in top.producer.operands if o is not None]
+            missing = [] if top in facts else [o for o in operands if o not in facts]
+            if missing:
+                stack.extend(missing)
+                continue
+            if top not in facts:
+                facts[top] = function(top, tuple(facts[o] for o in operands))
+            stack.pop()
+        return facts[value]
+
+    return remembered
+
+
+class Use(NamedTuple):
+    """One reading of a value: operand number ``position`` of ``op``, or a graph output where ``op`` is ``None``."""
+
+    op: Op | None
+    position: int
+
+
+@backward
+def uses(graph: Graph) -> dict[Value, tuple[Use, ...]]:
+    """Every use of every value, graph outputs included, in topological order of the users."""
+    found: dict[Value, list[Use]] = {}
+    for op in graph.ops:
+        for index, operand in enumerate(op.operands):
+            if operand is not None:
+                found.setdefault(operand, []).append(Use(op, index))
+    for index, value in enumerate(graph.outputs):
+        found.setdefault(value, []).append(Use(None, index))
+    return {value: tuple(list_) for value, list_ in found.items()}
+
+
+class Interval(NamedTuple):
+    """Bounds that every element of a value lies in (NaN aside); infinite where nothing is known."""
+
+    low: float
+    high: float
+
+
+EVERYTHING = Interval(-math.inf, math.inf)
+
+
+@forward
+def value_range(value: Value, operands: tuple[Interval, ...]) -> Interval:
+    """Interval analysis of a value: what its producer alone guarantees, whatever is fed."""
+    op = value.producer
+    if op is None:
+        return EVERYTHING
+    kind = op.kind
+    if (data := constant_data(value)) is not None:
+        return _constant_range(value) if data.size and data.nbytes <= 1 << 20 else EVERYTHING
+    activation = getattr(kind, "activation", None)
+    if isinstance(kind, nn.Relu | nn.LeakyRelu | nn.Clip):
+        return _activated(kind, operands[0])
+    if activation is not None:
+        return _activated(activation, EVERYTHING)
+    if isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose | nn.Identity | nn.GlobalAveragePool):
+        return operands[0]
+    if isinstance(kind, nn.AveragePool):
+        return Interval(min(operands[0].low, 0.0), max(operands[0].high, 0.0))
+    if isinstance(kind, nn.Concat):
+        return Interval(min(o.low for o in operands), max(o.high for o in operands))
+    if isinstance(kind, nn.Sigmoid | nn.Softmax):
+        return Interval(0.0, 1.0)
+    if isinstance(kind, nn.Add):
+        return Interval(operands[0].low + operands[1].low, operands[0].high + operands[1].high)
+    return EVERYTHING
+
+
+def _constant_range(value: Value) -> Interval:
+    data = constant_data(value)
+    assert data is not None
+    if not value.type.is_float:
+        return EVERYTHING
+    array = data.read()
+    low, high = float(array.min()), float(array.max())
+    return EVERYTHING if math.isnan(low + high) else Interval(low, high)
+
+
+def _activated(kind: nn.Activation, x: Interval) -> Interval:
+    if isinstance(kind, nn.Relu):
+        return Interval(max(x.low, 0.0), max(x.high, 0.0))
+    if isinstance(kind, nn.Clip):
+        return Interval(min(max(x.low, kind.low), kind.high), min(max(x.high, kind.low), kind.high))
+    ends = sorted((x.low if x.low >= 0 else kind.alpha * x.low, x.high if x.high >= 0 else kind.alpha * x.high))
+    return Interval(*ends) if kind.alpha >= 0 else EVERYTHING
+
+
+def is_identity(op: Op) -> bool:
+    """True for ops that return their first operand."""
+    return Trait.IDENTITY in op.kind.traits
+
+
+def skip_observers(value: Value) -> Value:
+    """The value under any observers on top of it."""
+    while value.producer is not None and isinstance(value.producer.kind, quant.Observe):
+        operand = value.producer.operands[0]
+        assert operand is not None
+        value = operand
+    return value

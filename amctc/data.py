@@ -1,0 +1,164 @@
+"""Contents of constants: an array, a slice of a file, or a deferred recipe over other constants.
+
+Reading is explicit and leaves nothing behind, so a model larger than memory passes through a pipeline
+tensor by tensor: folding a batch-norm into a 64 MB weight builds a :class:`DeferredData` of a few hundred
+bytes, and the exporter evaluates it when it writes that tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amctc.errors import InputError
+from amctc.types import Array
+
+EAGER_BYTES = 1 << 16
+"""Results of recipes up to this size are kept as arrays: a thunk would weigh as much and hide errors longer."""
+
+
+class Data(ABC):
+    """An immutable array that may not be in memory. Two are equal when shape, dtype and contents are."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = shape, dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the array in memory, in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @abstractmethod
+    def read(self) -> Array:
+        """The array, read-only. May be computed or loaded anew on every call."""
+
+    def digest(self) -> str:
+        """SHA-256 over dtype, shape and contents; what equality and deduplication go by."""
+        array = self.read()
+        state = hashlib.sha256(f"{self.dtype.str}{self.shape}".encode())
+        state.update(repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data)
+        return state.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Data) or (self.shape, self.dtype) != (other.shape, other.dtype):
+            return False
+        return self.digest() == other.digest()
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.dtype))
+
+
+class ArrayData(Data):
+    """Contents held in memory."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: Array) -> None:
+        array = np.asarray(array)
+        if array.flags.writeable:
+            array = array.copy()  # the caller may go on writing to its own
+            array.flags.writeable = False
+        super().__init__(array.shape, array.dtype)
+        self._array = array
+
+    def read(self) -> Array:
+        """The array itself."""
+        return self._array
+
+
+class FileData(Data):
+    """``prod(shape)`` little-endian elements at ``offset`` of a file, mapped when read and let go afterwards."""
+
+    __slots__ = ("offset", "path")
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        super().__init__(shape, dtype)
+        self.path, self.offset = path, offset
+        available = path.stat().st_size
+        if offset < 0 or offset + self.nbytes > available:
+            raise InputError(
+                f"a tensor of {self.nbytes} bytes at offset {offset} ends past the file's {available} bytes",
+                where=str(path),
+                remedy="the file is truncated; fetch it again",
+            )
+
+    def read(self) -> Array:
+        """A read-only memory map of the tensor."""
+        if self.size == 0:
+            return np.zeros(self.shape, self.dtype)
+        flat = np.memmap(self.path, np.uint8, "r", self.offset, (self.nbytes,))
+        return flat.view(self.dtype.newbyteorder("<")).reshape(self.shape)
+
+
+class DeferredData(Data):
+    """The value of a pure function of other constants, computed each time it is read.
+
+    ``recipe`` receives the arrays of ``inputs`` and must return ``shape`` and ``dtype``; anything else is an error
+    that names ``label``.
+    """
+
+    __slots__ = ("inputs", "label", "recipe")
+
+    def __init__(
+        self,
+        label: str,
+        recipe: Callable[..., Array],
+        inputs: tuple[Data, ...],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
+        super().__init__(shape, np.dtype(dtype))
+        self.label, self.recipe, self.inputs = label, recipe, inputs
+
+    def read(self) -> Array:
+        """Evaluate the recipe; chains of recipes are walked without recursion."""
+        done: dict[int, Array] = {}
+        stack: list[Data] = [self]
+        while stack:
+            node = stack[-1]
+            if id(node) in done:
+                stack.pop()
+                continue
+            if not isinstance(node, DeferredData):
+                done[id(node)] = node.read()
+                stack.pop()
+                continue
+            missing = [i for i in node.inputs if id(i) not in done]
+            if missing:
+                stack.extend(missing)
+                continue
+            done[id(node)] = node._evaluate([done[id(i)] for i in node.inputs])
+            stack.pop()
+        return done[id(self)]
+
+    def _evaluate(self, arrays: list[Array]) -> Array:
+        result = np.asarray(self.recipe(*arrays))
+        if result.shape != self.shape or result.dtype != self.dtype:
+            raise AssertionError(
+                f"recipe {self.label!r} gave {result.dtype}{result.shape}, declared {self.dtype}{self.shape}"
+            )
+        result.flags.writeable = False
+        return result
+
+
+def deferred(
+    label: str, recipe: Callable[..., Array], *inputs: Data, shape: tuple[int, ...], dtype: np.dtype[Any] | type
+) -> Data:
+    """Data computed from ``inputs``: evaluated now when the result is small, else when it is read."""
+    data = DeferredData(label, recipe, inputs, shape, np.dtype(dtype))
+    return ArrayData(data.read()) if data.nbytes <= EAGER_BYTES else data

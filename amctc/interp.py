@@ -1,0 +1,126 @@
+"""The evaluator: runs a graph over tables of kernels. It knows no op; the tables say how each kind is computed.
+
+A *kernel factory* turns an op and its constant operands into a function of the operand arrays. Work that depends on
+constants only (packing weights, folding biases) is done once, when the plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from amctc.errors import AmctcError, InputError, UnsupportedError
+from amctc.ir import Constant, Graph, Op, Value, layer_name
+from amctc.schema import OpKind
+from amctc.types import Array, TensorType, dims_agree, format_dim
+
+Kernel: TypeAlias = Callable[..., Array | tuple[Array, ...]]
+"""Computes an op: called with one array per operand, ``None`` for an absent one."""
+
+KernelFactory: TypeAlias = Callable[[Op, Sequence[Array | None]], Kernel]
+"""Binds a kernel: gets the op and, per operand, its array if it is constant, else ``None``."""
+
+KernelTable: TypeAlias = Mapping[type[OpKind], KernelFactory]
+
+
+class Plan:
+    """A graph bound to kernels, ready to run any number of times.
+
+    ``keep`` names further values whose arrays :meth:`run_values` returns. ``float_type`` computes every float32 constant
+    and operand in another precision (the float64 oracle).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        table: KernelTable,
+        *,
+        keep: Sequence[Value] = (),
+        float_type: type[np.floating[Any]] | None = None,
+    ) -> None:
+        self.graph, self._float_type = graph, float_type
+        roots = (*graph.outputs, *keep)
+        self._ops = graph.ops if not keep else graph.with_outputs(roots, tuple(map(str, range(len(roots))))).ops
+        self._constants: dict[Value, Array] = {
+            op.result: self._precise(op.kind.data.read()) for op in self._ops if isinstance(op.kind, Constant)
+        }
+        self._steps = [(op, self._bind(op, table)) for op in self._ops if not isinstance(op.kind, Constant)]
+        self._keep = frozenset(roots)
+        self._last_use = {o: i for i, (op, _) in enumerate(self._steps) for o in op.operands if o is not None}
+
+    def _precise(self, array: Array) -> Array:
+        return array.astype(self._float_type) if self._float_type and array.dtype == np.float32 else array
+
+    def _bind(self, op: Op, table: KernelTable) -> Kernel:
+        factory = table.get(type(op.kind))
+        if factory is None:
+            raise UnsupportedError(f"no kernel for {op.kind.op_name}", where=layer_name(op))
+        try:
+            return factory(op, [None if o is None else self._constants.get(o) for o in op.operands])
+        except AmctcError as error:
+            raise error.located(layer_name(op)) from None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by interface name for one batch of inputs by name."""
+        values = self.run_values(feeds)
+        return {n: values[v] for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)}
+
+    def run_values(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
+        """Arrays of the outputs and of the kept values; everything else is let go after its last use."""
+        arrays: dict[Value, Array] = {**self._constants, **self._fed(feeds)}
+        for index, (op, kernel) in enumerate(self._steps):
+            try:
+                results = kernel(*(None if o is None else arrays[o] for o in op.operands))
+            except AmctcError as error:
+                raise error.located(layer_name(op)) from None
+            for result, array in zip(op.results, results if isinstance(results, tuple) else (results,), strict=True):
+                arrays[result] = array
+            for value in (*op.operands, *op.results):
+                if value is not None and self._last_use.get(value, -1) <= index and value not in self._keep:
+                    arrays.pop(value, None)
+        return {value: arrays[value] for value in self._keep}
+
+    def _fed(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
+        fed: dict[Value, Array] = {}
+        sizes: dict[str, int] = {}
+        for value in self.graph.inputs:
+            if value.name in feeds:
+                fed[value] = self._precise(checked(feeds[value.name], value.type, value.name, sizes))
+            elif value.default is not None:
+                fed[value] = self._precise(value.default.read())
+            else:
+                raise InputError(f"input {value.name!r} is missing", remedy=f"feed {value.type}")
+        unknown = [n for n in feeds if n not in {i.name for i in self.graph.inputs}]
+        if unknown:
+            known = ", ".join(i.name for i in self.graph.inputs)
+            raise InputError(f"the model has no input {unknown[0]!r}", remedy=f"its inputs are {known}")
+        return fed
+
+
+def checked(array: Array, type_: TensorType, name: str, sizes: dict[str, int]) -> Array:
+    """``array`` if it fits the input ``type_``; ``sizes`` collects what the symbols stand for across inputs."""
+    array = np.asarray(array)
+    if array.dtype != type_.elem.dtype and not (type_.is_float and array.dtype.kind == "f"):
+        raise InputError(f"input {name!r} holds {array.dtype}, the model wants {type_.elem}", remedy="convert it")
+    shape = type_.shape
+    if shape is None:
+        return array
+    fits = len(shape) == array.ndim and all(map(dims_agree, shape, array.shape))
+    if not fits:
+        wanted = "[" + ", ".join(map(format_dim, shape)) + "]"
+        raise InputError(f"input {name!r} has shape {list(array.shape)}, the model wants {wanted}")
+    for symbol, size in zip(shape, array.shape, strict=True):
+        if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
+            raise InputError(f"dimension {symbol!r} is {sizes[symbol]} elsewhere and {size} in input {name!r}")
+    if array.dtype != type_.elem.dtype and array.dtype != np.float64:
+        array = array.astype(type_.elem.dtype)
+    return array
+
+
+def evaluate(
+    graph: Graph, feeds: Mapping[str, Array], table: KernelTable, *, float_type: type[np.floating[Any]] | None = None
+) -> dict[str, Array]:
+    """Run a graph once."""
+    return Plan(graph, table, float_type=float_type).run(feeds)

@@ -1,0 +1,266 @@
+"""The persistent graph: values, ops, graphs. Nothing is ever mutated, nothing points forward.
+
+A value is a graph input or a result of an op; an op holds its operands. A graph is its inputs and outputs, so dead
+code, dangling values, cycles, stale use lists and name collisions cannot be written down. Building an op infers its
+result types: an ill-typed op cannot exist either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from amctc.data import ArrayData, Data
+from amctc.errors import AmctcError, VerificationError
+from amctc.schema import OpKind, register
+from amctc.types import Array, Elem, TensorType, require, scalar_of
+
+
+class Origin(NamedTuple):
+    """A node of the user's model an op descends from: its name and its ONNX op type."""
+
+    name: str
+    op_type: str
+
+
+Origins = tuple[Origin, ...]
+_origins: ContextVar[Origins] = ContextVar("origins", default=())
+
+
+@contextlib.contextmanager
+def provenance(origins: Origins) -> Iterator[None]:
+    """Ops built inside descend from ``origins`` unless told otherwise."""
+    token = _origins.set(origins)
+    try:
+        yield
+    finally:
+        _origins.reset(token)
+
+
+def union_origins(*several: Origins) -> Origins:
+    """All origins once each, in order of first appearance."""
+    return tuple(dict.fromkeys(origin for origins in several for origin in origins))
+
+
+class Value:
+    """A tensor in a graph. Compared by identity. ``name`` is a hint for reports and exported files, not an identity."""
+
+    __slots__ = ("__weakref__", "name", "type")
+    type: TensorType
+    name: str | None
+
+    @property
+    def producer(self) -> Op | None:
+        """The op this value is a result of, or ``None`` for a graph input."""
+        return None
+
+
+class GraphInput(Value):
+    """A value fed from outside. ``default`` is used when nothing is fed (an ONNX initializer that is also an input)."""
+
+    __slots__ = ("default",)
+    name: str
+
+    def __init__(self, name: str, type: TensorType, default: Data | None = None) -> None:
+        self.name, self.type, self.default = name, type, default
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+class Result(Value):
+    """The ``index``-th result of ``op``."""
+
+    __slots__ = ("index", "op")
+
+    def __init__(self, op: Op, index: int, type: TensorType, name: str | None) -> None:
+        self.op, self.index, self.type, self.name = op, index, type, name
+
+    @property
+    def producer(self) -> Op:
+        """The op this value is a result of."""
+        return self.op
+
+    def __repr__(self) -> str:
+        return f"%{self.name or '?'}: {self.type} = {self.op.kind.op_name}[{self.index}]"
+
+
+class Op:
+    """An application of an op kind to operands. ``None`` operands are absent optional ones."""
+
+    __slots__ = ("__weakref__", "kind", "operands", "origins", "results")
+
+    kind: OpKind
+    operands: tuple[Value | None, ...]
+    results: tuple[Result, ...]
+    origins: Origins
+
+    def __init__(
+        self,
+        kind: OpKind,
+        operands: tuple[Value | None, ...],
+        types: tuple[TensorType, ...],
+        names: tuple[str | None, ...],
+        origins: Origins,
+    ) -> None:
+        self.kind, self.operands, self.origins = kind, operands, origins
+        self.results = tuple(Result(self, i, t, n) for i, (t, n) in enumerate(zip(types, names, strict=True)))
+
+    @property
+    def result(self) -> Result:
+        """The only result."""
+        (only,) = self.results
+        return only
+
+    def operand(self, index: int) -> Value | None:
+        """The operand at ``index``, ``None`` when absent or past the end."""
+        return self.operands[index] if index < len(self.operands) else None
+
+    def __repr__(self) -> str:
+        return f"{self.kind.op_name}({', '.join('_' if o is None else f'%{o.name}' for o in self.operands)})"
+
+
+def build(
+    kind: OpKind,
+    *operands: Value | None,
+    names: tuple[str | None, ...] | None = None,
+    origins: Origins | None = None,
+) -> Op:
+    """Build an op, inferring its result types; raises :class:`TypeConstraintError` when they cannot be."""
+    while operands and operands[-1] is None:
+        operands = operands[:-1]
+    types = tuple(None if o is None else o.type for o in operands)
+    kind.check_arity(types)
+    results = kind.infer(*types)
+    if names is None:
+        names = (None,) * len(results)
+    return Op(kind, operands, results, names, _origins.get() if origins is None else origins)
+
+
+def apply(kind: OpKind, *operands: Value | None, name: str | None = None, origins: Origins | None = None) -> Result:
+    """Build an op of one result and return that result."""
+    return build(kind, *operands, names=(name,), origins=origins).result
+
+
+def with_operands(op: Op, operands: tuple[Value | None, ...]) -> Op:
+    """``op`` on other operands: attributes, result names and origins kept, types inferred again if any changed."""
+    old = tuple(None if o is None else o.type for o in op.operands)
+    new = tuple(None if o is None else o.type for o in operands)
+    names = tuple(r.name for r in op.results)
+    if old == new:
+        return Op(op.kind, operands, tuple(r.type for r in op.results), names, op.origins)
+    try:
+        return build(op.kind, *operands, names=names, origins=op.origins)
+    except AmctcError as error:
+        raise error.located(layer_name(op)) from None
+
+
+@register("const")
+@dataclass(frozen=True)
+class Constant(OpKind):
+    """A constant tensor. Its element type may be quantized: then ``data`` holds the stored integers."""
+
+    data: Data
+    elem: Elem
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """C1: the data is stored in the NumPy type of the element type."""
+        self.require(self.data.dtype == self.elem.dtype, 1, f"{self.data.dtype} data for elements of {self.elem}")
+        return (TensorType(self.data.shape, self.elem),)
+
+
+def const(
+    value: Array | Data | Any, elem: Elem | None = None, *, name: str | None = None, origins: Origins | None = None
+) -> Result:
+    """A constant value. ``elem`` defaults to the array's own type; give it for quantized or int4 contents."""
+    data = value if isinstance(value, Data) else ArrayData(value)
+    return apply(Constant(data, scalar_of(data.dtype) if elem is None else elem), name=name, origins=origins)
+
+
+def constant_data(value: Value | None) -> Data | None:
+    """The contents of a constant, ``None`` for any other value."""
+    kind = value.producer.kind if value is not None and value.producer is not None else None
+    return kind.data if isinstance(kind, Constant) else None
+
+
+LAYER_OP_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""ONNX op types whose node names name a layer (they own a weight)."""
+
+
+def layer_name(op: Op) -> str:
+    """What reports call an op: the origin of its weight op, else its first origin, else its op kind."""
+    for origin in op.origins:
+        if origin.op_type in LAYER_OP_TYPES:
+            return origin.name
+    return op.origins[0].name if op.origins else op.kind.op_name
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Inputs and outputs; everything between is reached from the outputs.
+
+    ``output_names`` are the interface names of ``outputs``. ``metadata`` is kept from and written to the model file.
+    """
+
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[Value, ...]
+    output_names: tuple[str, ...]
+    name: str = "graph"
+    metadata: tuple[tuple[str, str], ...] = ()
+    _memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        require(len(self.outputs) == len(self.output_names), "G1", "as many output names as outputs")
+        names = [i.name for i in self.inputs]
+        require(len(set(names)) == len(names), "G1", "two graph inputs have one name")
+        require(len(set(self.output_names)) == len(self.outputs), "G1", "two graph outputs have one name")
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """All ops reached from the outputs, operands before users, in an order that only the graph determines."""
+        if "ops" not in self._memo:
+            self._memo["ops"] = _topological(self.outputs, frozenset(self.inputs))
+        ops: tuple[Op, ...] = self._memo["ops"]
+        return ops
+
+    def values(self) -> Iterator[Value]:
+        """Graph inputs, then all results in topological order."""
+        yield from self.inputs
+        for op in self.ops:
+            yield from op.results
+
+    def with_outputs(self, outputs: tuple[Value, ...], names: tuple[str, ...] | None = None) -> Graph:
+        """The graph that computes other outputs from the same inputs."""
+        return Graph(self.inputs, outputs, self.output_names if names is None else names, self.name, self.metadata)
+
+    def with_metadata(self, **entries: str) -> Graph:
+        """The same graph with metadata entries set (``__`` in a key stands for a dot)."""
+        merged = {**dict(self.metadata), **{k.replace("__", "."): v for k, v in entries.items()}}
+        return Graph(self.inputs, self.outputs, self.output_names, self.name, tuple(sorted(merged.items())), self._memo)
+
+
+def _topological(roots: tuple[Value, ...], inputs: frozenset[Value]) -> tuple[Op, ...]:
+    """Depth-first post-order from ``roots``, left to right, without recursion."""
+    order: list[Op] = []
+    done: set[Op] = set()
+    for root in roots:
+        stack: list[tuple[Value | None, bool]] = [(root, False)]
+        while stack:
+            value, ready = stack.pop()
+            if value is None:
+                continue
+            op = value.producer
+            if op is None:
+                if value not in inputs:
+                    raise VerificationError(f"value %{value.name} is neither computed nor a graph input", rule="G2")
+            elif ready:
+                if op not in done:
+                    done.add(op)
+                    order.append(op)
+            elif op not in done:
+                stack.append((value, True))
+                stack.extend((o, False) for o in reversed(op.operands))
+    return tuple(order)

@@ -1,0 +1,236 @@
+"""What surrounds an integer accumulator: quantize, dequantize, requantize, anti-quantize and the float16 sum.
+
+Every docstring states the order of the float operations and where they round. f32() and f16() round half to even;
+``scale``, ``offset`` and ``multiplier`` have one element or one per channel. Labels N… are the rules of
+docs/numerics.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from amctc.errors import InputError
+from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, widen
+from amctc.kernels.integer_pool import max_pool_int8 as max_pool_int8  # the pools belong to the same public set
+from amctc.kernels.integer_pool import sum_pool_int8 as sum_pool_int8
+from amctc.kernels.tiles import Array, map_tiles
+from amctc.numerics.rounding import round_multiplier as rounded_multiplier
+from amctc.numerics.rounding import truncate_multiplier
+
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+
+_STORAGE: dict[int, type[np.signedinteger[Any]]] = {4: np.int8, 8: np.int8, 16: np.int16}
+
+
+def quantize_fp32(
+    x: Array,
+    scale: ArrayLike,
+    offset: ArrayLike = 0,
+    *,
+    bits: int = 8,
+    sqrt_mode: bool = False,
+    channel_axis: int | None = None,
+) -> Array:
+    """AscendQuant in float32 (N2): float16 or float32 -> int8 (``bits`` 8; 4 in [-8, 7]) or int16.
+
+    t = f32(x · scale); with ``sqrt_mode`` t = f32(t · scale); if offset ≠ 0, t = f32(t + offset); RNE; saturate.
+    ``scale`` is 1/scale_d. No fused multiply-add; NaN gives 0, as the NaN of N6.
+    """
+
+    def step(tile: Array, out: Array, scale: Float32, offset: Float32) -> None:
+        t = widen(tile)
+        t *= scale
+        if sqrt_mode:
+            t *= scale
+        t += offset  # adding 0 changes no value
+        _saturate_into(out, t, bits)
+
+    return map_tiles(step, x, _storage(bits), _f32(scale), _f32(offset), channel_axis=channel_axis)
+
+
+def quantize_fp16(
+    x: Array,
+    scale: ArrayLike,
+    offset: ArrayLike = 0,
+    *,
+    bits: int = 8,
+    sqrt_mode: bool = False,
+    overflow: Overflow = "inf",
+    channel_axis: int | None = None,
+) -> Array:
+    """AscendQuant in float16 (N3): x -> f16 first, then as N2 with every product and sum rounded to float16.
+
+    t = f16(f16(x) · f16(scale)); with ``sqrt_mode`` t = f16(t · f16(scale)); if offset ≠ 0, t = f16(t + f16(offset));
+    RNE; saturate. Products are formed in float32, where 11 by 11 bits are exact; for sums see :func:`add_float16`.
+    ``overflow`` says what a float16 step beyond 65504 gives [I].
+    """
+
+    def to_half(t: Float32, half: Float16) -> Float32:
+        narrow_tile(t, half, overflow)
+        return widen(half)
+
+    def step(tile: Array, out: Array, scale: Float32, offset: Float32) -> None:
+        half = np.empty(tile.shape, np.float16)
+        t = to_half(widen(tile), half)
+        for _ in range(1 + sqrt_mode):
+            t = to_half(t * scale, half)
+        t = to_half(t + offset, half)
+        _saturate_into(out, t, bits)
+
+    with np.errstate(over="ignore"):
+        halves = [_f32(p).astype(np.float16).astype(np.float32) for p in (scale, offset)]
+    return map_tiles(step, x, _storage(bits), *halves, channel_axis=channel_axis)
+
+
+def split_fp16_scale(scale: float) -> tuple[float, bool]:
+    """(scale, sqrt_mode) for :func:`quantize_fp16`: √scale and True when float16 cannot hold it as a normal (N3)."""
+    outside = scale < 2.0**-14 or scale > 65504.0
+    return (math.sqrt(scale), True) if outside else (scale, False)
+
+
+def dequantize_fixpipe(
+    acc: Int32,
+    scale: ArrayLike,
+    *,
+    channel_axis: int = 1,
+    relu: bool = False,
+    overflow: Overflow = "saturate",
+    shift: ArrayLike = 0,
+    round_multiplier: bool = False,
+) -> Float16:
+    """AscendDequant in the fixpipe (N12, N16): int32 accumulators -> float16; ``scale`` float32 scale_d · scale_w.
+
+    M1 = ``scale`` with its low 13 mantissa bits dropped (``round_multiplier``: rounded half to even instead).
+    If shift ≠ 0, acc := saturate16(acc >> shift). y = f16(f32(f32(acc) · M1)), where ``relu`` makes negative
+    accumulators +0. ``overflow``: beyond ±65504 saturate, or the infinity that the other vendor golden gives.
+    """
+    multiplier = rounded_multiplier(scale) if round_multiplier else truncate_multiplier(scale)
+    shifts: Array = np.asarray(shift, np.int32)
+    shifting = bool(shifts.any())
+
+    def step(tile: Int32, out: Float16, multiplier: Float32, shift: Int32) -> None:
+        t = (np.clip(tile >> shift, -32768, 32767) if shifting else tile).astype(np.float32)
+        if relu:
+            np.clip(t, np.float32(0), np.float32(math.inf), out=t)  # twice as fast as maximum with a scalar
+        t *= multiplier
+        narrow_tile(t, out, overflow)
+
+    return map_tiles(step, acc, np.float16, multiplier, shifts, channel_axis=channel_axis)
+
+
+def dequantize_full_scale(
+    acc: Int32,
+    scale: ArrayLike,
+    *,
+    token_scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    channel_axis: int = -1,
+    relu: bool = False,
+    dtype: type[np.float16] | type[np.float32] = np.float16,
+) -> Array:
+    """Dequantize with the untruncated scale (N13): int32 -> float16 or float32.
+
+    y = f32(f32(acc) · scale); with ``token_scale`` (broadcast to acc) y = f32(y · token_scale); with ``bias`` (one
+    per channel) y = f32(y + bias); with ``relu`` negative y become +0; one cast to ``dtype``, overflow to infinity.
+    """
+
+    def step(tile: Int32, out: Float32, scale: Float32) -> None:
+        np.multiply(tile.astype(np.float32), scale, out=out)
+
+    y = map_tiles(step, acc, np.float32, _f32(scale), channel_axis=channel_axis)
+    with np.errstate(all="ignore"):
+        if token_scale is not None:
+            y *= _f32(token_scale)
+        if bias is not None:
+            y += _f32(bias).reshape(-1, *(1,) * (acc.ndim - 1 - channel_axis % acc.ndim))
+        if relu:
+            np.clip(y, np.float32(0), np.float32(math.inf), out=y)
+    return narrow(y, "inf") if dtype is np.float16 else y
+
+
+def requantize_fixpipe(
+    acc: Int32,
+    multiplier: ArrayLike,
+    offset: ArrayLike = 0,
+    *,
+    negative_multiplier: ArrayLike | None = None,
+    unsigned: bool = False,
+    channel_axis: int = 1,
+) -> Array:
+    """AscendRequant in the fixpipe (N17): int32 accumulators -> int8, or uint8 when ``unsigned``.
+
+    f = f32(f32(acc) · M), M = ``multiplier`` (truncated already: N12, N18), for acc < 0 ``negative_multiplier`` when
+    given (0: relu; slope · M1 truncated: leaky relu); t = RNE(clip(f, -256, 255)); u = t + offset; saturate to
+    [-128, 127] or [0, 255]. The int9 clip and the rounding come before the offset.
+    Raises :class:`InputError` for an offset outside int9 (N11).
+    """
+    offsets = np.asarray(offset)
+    if offsets.size and (offsets.min() < -256 or offsets.max() > 255):
+        raise InputError("a requantize offset is outside [-256, 255]", rule="N11")
+    positive, negative = _f32(multiplier), _f32(multiplier if negative_multiplier is None else negative_multiplier)
+    relu = not negative.any() and not np.signbit(positive).any()  # then the branch is the clip's lower end
+    leaky = negative_multiplier is not None and not relu
+    least, (low, high) = (0 if relu else -256), ((0, 255) if unsigned else (-128, 127))
+
+    def step(tile: Int32, out: Array, positive: Float32, negative: Float32, offset: Float32) -> None:
+        t = tile.astype(np.float32)
+        t *= np.where(tile < 0, negative, positive) if leaky else positive
+        np.clip(t, np.float32(least), np.float32(255), out=t)
+        np.rint(t, out=t)
+        t += offset
+        np.clip(t, np.float32(low), np.float32(high), out=t)
+        out[...] = t
+
+    dtype = np.uint8 if unsigned else np.int8
+    return map_tiles(step, acc, dtype, positive, negative, _f32(offsets), channel_axis=channel_axis)
+
+
+def antiquantize(
+    q: Array, scale: ArrayLike, offset: ArrayLike = 0, *, overflow: Overflow = "saturate", channel_axis: int = 1
+) -> Float16:
+    """AscendAntiQuant (N20): int8 -> float16. y = f16(f32((f32(q) + offset) · scale)); ``offset`` is −offset_d."""
+
+    def step(tile: Array, out: Float16, scale: Float32, offset: Float32) -> None:
+        t = tile.astype(np.float32)
+        t += offset
+        t *= scale
+        narrow_tile(t, out, overflow)
+
+    return map_tiles(step, q, np.float16, _f32(scale), _f32(offset), channel_axis=channel_axis)
+
+
+def add_float16(a: Float16, b: Float16, *, overflow: Overflow = "inf") -> Float16:
+    """Residual addition in float16 (N26): f16(a + b), broadcast. Computed as narrow(f32(a + b)), which is the same.
+
+    Proof that the second rounding is harmless, for |a| ≥ |b| > 0, with 2^e and 2^f their powers of two (at least
+    2^-14), so that a and b are multiples of 2^(e-10) and 2^(f-10). If e − f ≤ 12, a + b is a multiple of 2^(f-10)
+    below 2^(e+2) ≤ 2^(f+14): 24 bits, exact in float32. Otherwise |b| ≤ 2^(e-12) − 2^(e-23), while the float16
+    midpoints next to a are at least 2^(e-12) away (2^(e-12) below a power of two). a ± (2^(e-12) − 2^(e-23)) is a
+    float32, rounding is monotone, so f32(a + b) too lies strictly on a's side of the midpoint: both round to a.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return narrow(np.asarray(np.add(widen(a), widen(b))), overflow)
+
+
+def _f32(values: ArrayLike) -> Float32:
+    return np.asarray(values, np.float32)
+
+
+def _storage(bits: int) -> type[np.signedinteger[Any]]:
+    if bits not in _STORAGE:
+        raise InputError(f"{bits}-bit quantization", remedy="use 4, 8 or 16 bits", rule="N1")
+    return _STORAGE[bits]
+
+
+def _saturate_into(out: Array, t: Float32, bits: int) -> None:
+    """``out`` = RNE(t) clipped to the signed range of ``bits``; NaN becomes 0."""
+    np.rint(t, out=t)
+    np.clip(t, np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1), out=t)
+    if t.size and np.isnan(t.min()):
+        np.nan_to_num(t, copy=False, nan=0.0)
+    out[...] = t

@@ -1,0 +1,218 @@
+"""Exact int32 accumulators of int8 convolutions and matrix products (N7, N8).
+
+The weight is prepared once; the object that comes back is called with int8 activations. All sums are exact:
+floating-point units only ever add integers they represent (amctc.numerics.exact_gemm has the proof), so the
+result does not depend on blocking, threads or the order of additions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amctc.errors import InputError, LimitError
+from amctc.kernels.integer_depthwise import DepthwiseSums
+from amctc.kernels.windows import Window, blocks, channels_first, channels_last, pad_for, patch_view
+from amctc.numerics.exact_gemm import PackedWeight
+
+Array = NDArray[Any]
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+PATCH_BYTES = 4 << 20  # scratch for gathered patches, as int8 and float32; measured flat from 2 to 8 MiB
+MERGED_CHANNELS = 32  # groups are merged into dense blocks up to this many channels (notes/performance B)
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+
+
+class Accumulator:
+    """An integer linear operation with its weight packed: int8 activations in, int32 accumulators out.
+
+    ``overflow_possible`` is False when the weights prove that no input can leave int32 (|bias′| + 128 · Σ|w| < 2^31 in
+    every channel): then nothing is checked at run time. Otherwise values outside are saturated (N7) and
+    ``overflows`` counts them over all calls so far.
+    """
+
+    def __init__(self, overflow_possible: bool) -> None:
+        self.overflow_possible = overflow_possible
+        self.overflows = 0
+
+    def __call__(self, x: Int8) -> Int32:
+        """The accumulators of ``x``; shapes as the function that prepared this object says."""
+        raise NotImplementedError
+
+
+def prepare_conv(
+    weight: Int8,
+    bias: Int32 | None,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    group: int = 1,
+    offset_x: int = 0,
+) -> Accumulator:
+    """Pack an int8 convolution: weight (O, I/group, kernel…), bias int32 (O) -> x (N, I, spatial…) -> (N, O, out…).
+
+    acc = Σ w · q + bias′ with q = ``offset_x`` outside the input and bias′ = bias − offset_x · Σ w (N8), all exact;
+    1 to 3 spatial axes. The result is channels-last in memory. Raises :class:`LimitError` when bias′ leaves int32,
+    :class:`InputError` for shapes, types or an offset that do not fit.
+    """
+    _check_operands(weight, bias, weight.shape[0], offset_x)
+    if group < 1 or weight.shape[0] % group or weight.ndim < 3:
+        raise InputError(f"a weight of shape {weight.shape} cannot have {group} groups")
+    window = Window(weight.shape[2:], strides, pads, dilations)
+    folded = fold_offset(weight.reshape(weight.shape[0], -1).sum(axis=1, dtype=np.int64), bias, offset_x)
+    if group > 1 and weight.shape[1] == 1 and weight.ndim <= 4:
+        return DepthwiseConv(weight, folded, window, group, offset_x)
+    return PatchConv(weight, folded, window, group, offset_x)
+
+
+def prepare_gemm(weight: Int8, bias: Int32 | None = None, *, offset_x: int = 0) -> Accumulator:
+    """Pack an int8 matrix product: weight (K, N), bias int32 (N) -> x (…, K) -> (…, N).
+
+    acc = Σ w · q + bias − offset_x · Σ w (N8), exact. Errors as :func:`prepare_conv`.
+    """
+    if weight.ndim != 2:
+        raise InputError(f"the weight of a matrix product has shape {weight.shape}, not (K, N)")
+    _check_operands(weight, bias, weight.shape[1], offset_x)
+    return Product(PackedWeight(weight, fold_offset(weight.sum(axis=0, dtype=np.int64), bias, offset_x)))
+
+
+def prepare_matmul(weight: Int8, *, offset_x: int = 0) -> Accumulator:
+    """:func:`prepare_gemm` without a bias."""
+    return prepare_gemm(weight, None, offset_x=offset_x)
+
+
+def fold_offset(weight_sums: Int64, bias: Int32 | None, offset_x: int) -> Int64:
+    """bias′ = bias − offset_x · Σ w per output channel, in int64 (N8); :class:`LimitError` when it leaves int32."""
+    folded = np.zeros_like(weight_sums) if bias is None else bias.astype(np.int64)
+    folded -= offset_x * weight_sums
+    outside = np.flatnonzero((folded < INT32_MIN) | (folded > INT32_MAX))
+    if outside.size:
+        raise LimitError(
+            f"the bias with the activation offset folded in leaves int32 in {outside.size} channels, "
+            f"first in channel {outside[0]} ({folded[outside[0]]})",
+            rule="N8, N9",
+            remedy="raise the weight scale of these channels or leave the layer in float",
+        )
+    return folded
+
+
+class Product(Accumulator):
+    """x (…, K) @ weight (K, N) + bias."""
+
+    def __init__(self, packed: PackedWeight) -> None:
+        super().__init__(packed.can_overflow)
+        self._packed = packed
+
+    def __call__(self, x: Int8) -> Int32:
+        """int8 (…, K) -> int32 (…, N)."""
+        depth, width = self._packed.matrix.shape
+        if x.dtype != np.int8 or x.ndim < 1 or x.shape[-1] != depth:
+            raise InputError(f"activations {x.dtype} {x.shape} for an int8 matrix product with K = {depth}")
+        acc, outside = self._packed.matmul(x.reshape(math.prod(x.shape[:-1]), depth))
+        self.overflows += outside
+        return acc.reshape(*x.shape[:-1], width)
+
+
+class PatchConv(Accumulator):
+    """Convolution as matrix products of gathered patches, a bounded block of output positions at a time."""
+
+    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int) -> None:
+        columns = merge_groups(weight, group)
+        biases = folded.reshape(len(columns), -1)
+        self._packed = [PackedWeight(c, b) for c, b in zip(columns, biases, strict=True)]
+        super().__init__(any(packed.can_overflow for packed in self._packed))
+        self._window, self._offset_x = window, offset_x
+        self._channels, self._outputs = weight.shape[1] * group, weight.shape[0]
+
+    def __call__(self, x: Int8) -> Int32:
+        """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
+        _check_activations(x, self._channels, self._window)
+        out = self._window.output_shape(x.shape[2:])
+        patches = patch_view(channels_last(pad_for(x, self._window, self._offset_x)), self._window, out)
+        acc = np.empty((x.shape[0], *out, self._outputs), np.int32)
+        depth, width = self._packed[0].matrix.shape
+        channels = self._channels // len(self._packed)
+        for box in blocks(acc.shape[:-1], PATCH_BYTES // (5 * depth)):
+            tile, target = patches[box], acc[box]
+            for number, packed in enumerate(self._packed):
+                rows = tile[..., number * channels : (number + 1) * channels].reshape(-1, depth)
+                sums, outside = packed.matmul(rows)
+                target[..., number * width : (number + 1) * width] = sums.reshape(*target.shape[:-1], width)
+                self.overflows += outside
+        return channels_first(acc)
+
+
+class DepthwiseConv(Accumulator):
+    """Convolution with one input channel per group, over 1 or 2 spatial axes."""
+
+    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int) -> None:
+        self._lifted = weight.ndim == 3  # 1-d: a 2-d convolution of height 1
+        if self._lifted:
+            (before, after), lift = window.pads, (1,)
+            window = Window(lift + window.kernel, lift + window.strides, (0, before, 0, after), lift + window.dilations)
+        taps = weight.reshape(-1, *window.kernel)
+        bound = np.abs(folded) + 128 * np.abs(taps.astype(np.int64)).sum(axis=(1, 2))
+        super().__init__(bool((bound > INT32_MAX).any()))
+        self._sums, self._bias, self._window = DepthwiseSums(taps, window), folded, window
+        self._channels, self._multiplier, self._offset_x = group, len(taps) // group, offset_x
+
+    def __call__(self, x: Int8) -> Int32:
+        """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
+        if self._lifted:
+            x = x[:, :, None]
+        _check_activations(x, self._channels, self._window)
+        height, width = out = self._window.output_shape(x.shape[2:])
+        images = channels_last(pad_for(x, self._window, self._offset_x))
+        taps, bias = self._sums.spread_taps(width), np.tile(self._bias, width)
+        acc = np.empty((len(x), height, width * len(self._bias)), np.int32)
+        for image, target in zip(images, acc, strict=True):
+            phases = self._sums.phases(np.repeat(image, self._multiplier, axis=-1) if self._multiplier > 1 else image)
+            for rows in self._sums.row_blocks((height, width)):
+                self._settle(self._sums.sums(phases, taps, rows), bias, target[rows])
+        result = channels_first(acc.reshape(len(x), *out, len(self._bias)))
+        return result[:, :, 0] if self._lifted else result
+
+    def _settle(self, sums: Array, bias: Int64, target: Int32) -> None:
+        """``target`` = sums + bias, saturated to int32 where the weights do not prove that it fits (N7)."""
+        if not self.overflow_possible:
+            target[...] = sums
+            target += bias.astype(np.int32)
+            return
+        wide = sums.astype(np.int64) + bias
+        self.overflows += int(np.count_nonzero((wide < INT32_MIN) | (wide > INT32_MAX)))
+        target[...] = np.clip(wide, INT32_MIN, INT32_MAX)
+
+
+def merge_groups(weight: Int8, group: int) -> Int8:
+    """The weight as GEMM operands (blocks, taps · channels, outputs): taps outermost, small groups merged.
+
+    Groups of few channels make slow matrix products; as many as divide evenly become one block-diagonal operand of
+    at most :data:`MERGED_CHANNELS` input channels. The zeros change no sum.
+    """
+    per_group, taps, outputs = weight.shape[1], math.prod(weight.shape[2:]), weight.shape[0] // group
+    single = weight.reshape(group, outputs, per_group, taps).transpose(0, 3, 2, 1)
+    merged = max(m for m in range(1, group + 1) if group % m == 0 and m * per_group <= max(per_group, MERGED_CHANNELS))
+    operands = np.zeros((group // merged, taps, merged, per_group, merged, outputs), np.int8)
+    for place in range(merged):
+        operands[:, :, place, :, place] = single[place::merged]
+    return operands.reshape(group // merged, taps * merged * per_group, merged * outputs)
+
+
+def _check_operands(weight: Array, bias: Array | None, outputs: int, offset_x: int) -> None:
+    if weight.dtype != np.int8:
+        raise InputError(f"an integer kernel takes int8 weights, not {weight.dtype}", rule="N7")
+    if bias is not None and (bias.dtype != np.int32 or bias.shape != (outputs,)):
+        raise InputError(f"the bias of an integer kernel is int32 of shape ({outputs},), not {bias.dtype} {bias.shape}")
+    if not -128 <= offset_x <= 127:
+        raise InputError(f"the activation offset {offset_x} is outside int8", rule="N8")
+
+
+def _check_activations(x: Array, channels: int, window: Window) -> None:
+    if x.dtype != np.int8 or x.ndim != 2 + len(window.kernel) or x.shape[1] != channels:
+        raise InputError(f"activations {x.dtype} {x.shape} for an int8 convolution of {channels} channels")

@@ -1,0 +1,270 @@
+"""ONNX model -> graph. Nodes we give meaning to become ``nn`` and ``quant`` ops, all others are carried."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections import deque
+from collections.abc import Iterator
+
+import onnx
+from onnx import NodeProto, TensorProto, inliner
+
+from amctc.data import Data
+from amctc.errors import AmctcError, InputError, UnsupportedError, printable
+from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
+from amctc.onnx_bridge.converters import CONVERTERS, NodeView
+from amctc.onnx_bridge.inference import KEPT_ELEMENTS, inferred_types, node_types
+from amctc.onnx_bridge.opsets import OPSET, upgraded
+from amctc.onnx_bridge.subgraphs import captured_names
+from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, tensor_proto, type_of
+from amctc.ops.onnx import Node
+from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
+
+OLDEST_OPSET = 7
+"""ONNX Runtime has no kernels below; the standard's own converter starts there."""
+
+
+def import_model(model: onnx.ModelProto, external: ExternalFile | None = None) -> Graph:
+    """The graph of a model. Interface names, dimension symbols and metadata are kept.
+
+    ``external`` resolves external-data files. Raises :class:`InputError` for a malformed model (undefined or repeated
+    names, a cycle, a broken type constraint, naming the node) and :class:`UnsupportedError` where nothing can be done.
+    """
+    opsets = {o.domain: o.version for o in model.opset_import}
+    version = opsets.get("", opsets.get("ai.onnx", 0))
+    if not model.HasField("graph") or (not version and any(n.domain in ("", "ai.onnx") for n in model.graph.node)):
+        raise InputError("no graph or no opset version inside", remedy="this is not a complete ONNX model")
+    if version and version < OLDEST_OPSET:
+        raise UnsupportedError(f"opset {version} is too old", remedy=f"convert the model to opset {OLDEST_OPSET} or newer")
+    if version > onnx.defs.onnx_opset_version():
+        raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    with _collector_paused():
+        return _Importer(model, version or OPSET, opsets, external).graph()
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Building many small objects makes the cyclic collector the only non-linear part of an import."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Importer:
+    def __init__(
+        self, model: onnx.ModelProto, version: int, opsets: dict[str, int], external: ExternalFile | None
+    ) -> None:
+        self._model, self._version, self._opsets, self._external = model, version, opsets, external
+        self._values: dict[str, Value] = {}
+        self._types = inferred_types(model)
+        self._counts: dict[str, int] = {}
+
+    def graph(self) -> Graph:
+        proto = self._model.graph
+        initializers = self._initializers()
+        inputs = self._inputs(initializers)
+        for name, (data, elem) in initializers.items():
+            if name not in self._values:
+                self._values[name] = const(data, elem, name=name)
+        for node in _sorted_nodes(proto, frozenset(self._values)):
+            self._node(node)
+        outputs = []
+        for info in proto.output:
+            if info.name not in self._values:
+                raise InputError(f"output {printable(info.name)!r} is never computed", remedy="export the model again")
+            outputs.append(self._values[info.name])
+        metadata = tuple(sorted((p.key, p.value) for p in self._model.metadata_props))
+        names = tuple(o.name for o in proto.output)
+        return Graph(tuple(inputs), tuple(outputs), names, proto.name or "graph", metadata)
+
+    def _initializers(self) -> dict[str, tuple[Data, ScalarType]]:
+        found: dict[str, tuple[Data, ScalarType]] = {}
+        for tensor in self._model.graph.initializer:
+            if tensor.name in found:
+                raise InputError(f"initializer {printable(tensor.name)!r} is given twice", remedy="export the model again")
+            found[tensor.name] = tensor_data(tensor, self._external)
+        for sparse in self._model.graph.sparse_initializer:
+            raise UnsupportedError(f"sparse initializer {printable(sparse.values.name)!r}", remedy="store it dense")
+        return found
+
+    def _inputs(self, initializers: dict[str, tuple[Data, ScalarType]]) -> list[GraphInput]:
+        """Graph inputs; below IR version 4 an initializer that is also an input is a plain constant."""
+        inputs = []
+        for info in self._model.graph.input:
+            default = initializers.get(info.name)
+            if default is not None and self._model.ir_version < 4:
+                continue
+            if info.name in self._values:
+                raise InputError(f"input {printable(info.name)!r} is declared twice", remedy="export the model again")
+            type_ = type_of(info.type, f"input {info.name!r}")
+            if type_ is None:
+                raise InputError(f"input {printable(info.name)!r} has no element type", remedy="declare its type")
+            inputs.append(GraphInput(info.name, type_, None if default is None else default[0]))
+            self._values[info.name] = inputs[-1]
+        return inputs
+
+    def _node(self, node: NodeProto) -> None:
+        name = self._node_name(node)
+        try:
+            origin = (Origin(name, node.op_type),)
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                self._define(node.output[0], const(*_constant(node), name=node.output[0], origins=origin))
+            else:
+                self._convert(node, self._version, origin)
+        except AmctcError as error:
+            raise error.located(f"node {printable(name)!r} ({node.op_type})") from None
+
+    def _node_name(self, node: NodeProto) -> str:
+        """The node's own name, or ``{op_type}_{index}`` counted among its op type (design, decision 11)."""
+        index = self._counts.get(node.op_type, 0)
+        self._counts[node.op_type] = index + 1
+        return node.name or f"{node.op_type}_{index}"
+
+    def _convert(self, node: NodeProto, version: int, origin: tuple[Origin, ...]) -> None:
+        operands = tuple(self._values[n] if n else None for n in node.input)
+        converter = CONVERTERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        converted = converter(NodeView(node, operands, version)) if converter else None
+        if converted is None:
+            self._carry(node, version, operands, origin)
+            return
+        kind, kept = converted
+        op = build(kind, *kept, names=(node.output[0],), origins=origin)
+        self._define(node.output[0], op.result)
+
+    def _carry(self, node: NodeProto, version: int, operands: tuple[Value | None, ...], origin: tuple[Origin, ...]) -> None:  # fmt: skip
+        if node.domain in ("", "ai.onnx") and version < OPSET:
+            newer = upgraded(node, version, [None if o is None else o.type for o in operands], self._small(node))
+            if newer is not None:
+                for part in newer:
+                    if part.op_type == "Constant":
+                        self._define(part.output[0], const(*_constant(part), name=part.output[0], origins=origin))
+                    else:
+                        self._convert(part, OPSET, origin)
+                return
+        elif node.domain not in ("", "ai.onnx"):
+            version = self._opsets.get(node.domain, 1)
+        captured = captured_names(node)
+        everything = (*operands, *(self._values[n] for n in captured))
+        types = tuple(None if o is None else o.type for o in everything)
+        results = self._result_types(node, version, types[: len(operands)])
+        kind = Node(node.op_type, node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain,
+                    version, _anonymous(node, captured), types, results)  # fmt: skip
+        names = [n for n in node.output if n]
+        op = build(kind, *everything, names=tuple(names), origins=origin)
+        for output, result in zip(names, op.results, strict=True):
+            self._define(output, result)
+
+    def _small(self, node: NodeProto) -> dict[str, TensorProto]:
+        """Constant operands small enough to matter for shapes, as tensors by name."""
+        found = {}
+        for name in node.input:
+            data = constant_data(self._values[name]) if name else None
+            if data is not None and data.size <= KEPT_ELEMENTS:
+                found[name] = tensor_proto(name, data.read(), self._values[name].type.elem)
+        return found
+
+    def _result_types(self, node: NodeProto, version: int, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:  # fmt: skip
+        own = node_types(node, version, operands, self._small(node))
+        types = []
+        for name, local in zip(node.output, own, strict=True):
+            if not name:
+                continue
+            known = self._types.get(name)
+            if known is None and local is None:
+                raise UnsupportedError(
+                    f"the type of {printable(name)!r} is not known",
+                    remedy="add it to the model's value_info: ONNX has no shape inference for this op",
+                )
+            if known is None or local is None:
+                types.append(known or local)
+            else:
+                agree = known.elem == local.elem and shapes_agree(known.shape, local.shape)
+                types.append(merge_types(local, known) if agree else local)
+        return tuple(t for t in types if t is not None)
+
+    def _define(self, name: str, value: Value) -> None:
+        if name in self._values:
+            raise InputError(f"value {printable(name)!r} is computed twice", remedy="export the model again")
+        self._values[name] = value
+
+
+def _anonymous(node: NodeProto, captured: list[str]) -> bytes:
+    """The node without its names: operands become ``i0``…, captured values keep theirs, absent ones stay empty."""
+    bare = NodeProto()
+    bare.CopyFrom(node)
+    bare.name = bare.doc_string = ""
+    bare.ClearField("metadata_props")
+    bare.ClearField("input")
+    bare.ClearField("output")
+    bare.input.extend(f"i{k}" if n else "" for k, n in enumerate(node.input))
+    bare.output.extend(f"o{k}" if n else "" for k, n in enumerate(node.output))
+    if captured:
+        bare.metadata_props.add(key="captured", value="\n".join(captured))
+    return bytes(bare.SerializeToString(deterministic=True))
+
+
+def _constant(node: NodeProto) -> tuple[Data, ScalarType]:
+    """Value of a Constant node in any of its forms."""
+    (attribute,) = node.attribute
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return tensor_data(value, None)
+    if attribute.name == "sparse_value":
+        raise UnsupportedError("a sparse Constant", remedy="store it dense")
+    forms = {
+        "value_float": TensorProto.FLOAT, "value_floats": TensorProto.FLOAT, "value_int": TensorProto.INT64,
+        "value_ints": TensorProto.INT64, "value_string": TensorProto.STRING, "value_strings": TensorProto.STRING,
+    }  # fmt: skip
+    many = attribute.name.endswith("s")
+    items = list(value) if many else [value]
+    return tensor_data(onnx.helper.make_tensor("constant", forms[attribute.name], [len(items)] if many else [], items), None)
+
+
+def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodeProto]:
+    """The nodes with producers first, otherwise in file order; names a node that waits for itself or for nothing."""
+    producers: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            if name in producers or name in known:
+                raise InputError(f"value {printable(name)!r} is computed twice", remedy="export the model again",
+                                 where=f"node {printable(node.name)!r}")  # fmt: skip
+            if name:
+                producers[name] = index
+    waiting: list[set[str]] = []
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        needs = {n for n in (*node.input, *captured_names(node)) if n and n not in known}
+        for name in needs:
+            if name not in producers:
+                raise InputError(f"{printable(name)!r} is never computed", remedy="export the model again",
+                                 where=f"node {printable(node.name)!r} ({node.op_type})")  # fmt: skip
+            readers.setdefault(name, []).append(index)
+        waiting.append(needs)
+    return _in_order(list(graph.node), waiting, readers)
+
+
+def _in_order(nodes: list[NodeProto], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[NodeProto]:
+    ready = deque(i for i, needs in enumerate(waiting) if not needs)
+    order: list[NodeProto] = []
+    while ready:
+        node = nodes[ready.popleft()]
+        order.append(node)
+        for name in node.output:
+            for reader in readers.get(name, ()):
+                waiting[reader].discard(name)
+                if not waiting[reader]:
+                    ready.append(reader)
+    if len(order) < len(nodes):
+        stuck = next(n for n, needs in zip(nodes, waiting, strict=True) if needs)
+        raise InputError("the graph has a cycle", where=f"node {printable(stuck.name)!r} ({stuck.op_type})",
+                         remedy="an ONNX graph must be acyclic; export the model again")  # fmt: skip
+    return order
+
+

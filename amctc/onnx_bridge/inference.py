@@ -1,0 +1,87 @@
+"""Types of carried ops, from ONNX shape inference: over the whole model at import, per node when operands change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import NodeProto, TensorProto, helper, shape_inference
+
+from amctc.errors import UnsupportedError
+from amctc.onnx_bridge.tensors import type_of, type_proto
+from amctc.ops.onnx import Node, use_type_inference
+from amctc.types import TensorType
+
+KEPT_ELEMENTS = 1024
+"""Initializers up to this size take part in data propagation (shapes, axes); larger ones are reduced to their type."""
+
+
+def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """Types of all values of a model by name, as far as ONNX finds them. Weights are left out of the inference."""
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(_without_weights(model))
+    try:
+        found = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
+    except Exception:  # the C++ inference raises bare exceptions on odd models; per-node inference still works
+        found = skeleton
+    types: dict[str, TensorType] = {}
+    for info in (*found.graph.value_info, *found.graph.output, *found.graph.input):
+        if info.type.WhichOneof("value") == "tensor_type":
+            type_ = type_of(info.type, f"value {info.name!r}")
+            if type_ is not None:
+                types[info.name] = type_
+    return types
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = model.graph
+    kept, declared = [], []
+    given = {i.name for i in graph.input}
+    for tensor in graph.initializer:
+        size = 1
+        for d in tensor.dims:
+            size *= d
+        if size <= KEPT_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL:
+            kept.append(tensor)
+        elif tensor.name not in given:
+            declared.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    slim = helper.make_graph(
+        list(graph.node), graph.name or "g", [*graph.input, *declared], list(graph.output), kept,
+        value_info=list(graph.value_info),
+    )  # fmt: skip
+    return helper.make_model(slim, opset_imports=list(model.opset_import), ir_version=max(model.ir_version, 4))
+
+
+def node_types(
+    node: NodeProto,
+    version: int,
+    operands: Sequence[TensorType | None],
+    constants: Mapping[str, TensorProto],
+) -> list[TensorType | None]:
+    """Result types of one node by its schema, ``None`` where ONNX cannot tell."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        inputs = {n: type_proto(t) for n, t in zip(node.input, operands, strict=False) if n and t is not None}
+        found = shape_inference.infer_node_outputs(
+            schema, node, inputs, dict(constants), opset_imports=[helper.make_opsetid(node.domain, version)]
+        )
+    except Exception:  # unknown op, or an inference function that rejects what it is given
+        return [None] * len(node.output)
+    return [type_of(found[n], f"result of {node.op_type}") if n in found else None for n in node.output]
+
+
+def _infer_carried(kind: Node, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+    node = NodeProto.FromString(kind.proto)
+    found = node_types(node, kind.version, operands, {})
+    results = [t for name, t in zip(node.output, found, strict=True) if name]
+    if any(t is None for t in results):
+        raise UnsupportedError(
+            f"the results of carried op {kind.op_type} cannot be typed for operands "
+            + ", ".join(str(t) for t in operands),
+            remedy="the rewrite that changed its operand must leave this op alone",
+        )
+    return tuple(t for t in results if t is not None)
+
+
+use_type_inference(_infer_carried)
+

@@ -1,0 +1,22 @@
+"""Unique names for an exported model: hints where they are free, numbered otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Names:
+    """Hands out each name once. ``reserved`` names are taken from the start."""
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._taken = set(reserved)
+        self._next: dict[str, int] = {}
+
+    def fresh(self, hint: str) -> str:
+        """``hint`` if it is free, else ``hint_1``, ``hint_2``, …"""
+        name = hint
+        while name in self._taken:
+            self._next[hint] = self._next.get(hint, 0) + 1
+            name = f"{hint}_{self._next[hint]}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,50 @@
+"""The ``onnx`` dialect: nodes carried as they came. Opaque to patterns, executed by ONNX Runtime, exported unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amctc.errors import UnsupportedError
+from amctc.schema import OpKind, register
+from amctc.types import TensorType
+
+TypeInference = Callable[["Node", tuple[TensorType | None, ...]], tuple[TensorType, ...]]
+
+_inference: list[TypeInference] = []
+
+
+def use_type_inference(function: TypeInference) -> None:
+    """Name the function that infers carried ops' types: ONNX shape inference lives a floor above (onnx_bridge)."""
+    _inference[:] = [function]
+
+
+@register("onnx.node", "*xs?")
+@dataclass(frozen=True)
+class Node(OpKind):
+    """A node of the model file: ``proto`` holds its attributes (a serialized NodeProto without names).
+
+    ``result_types`` are what the importer found out; they stand as long as the operands keep ``operand_types``.
+    """
+
+    op_type: str
+    domain: str
+    version: int
+    proto: bytes
+    operand_types: tuple[TensorType | None, ...]
+    result_types: tuple[TensorType, ...]
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """The imported types; on operands of other types, inferred again by ONNX or refused."""
+        trimmed = _trim(operands)
+        if trimmed == _trim(self.operand_types):
+            return self.result_types
+        if not _inference:
+            raise UnsupportedError(f"no type inference for carried op {self.op_type}", remedy="import amctc.onnx_bridge")
+        return _inference[0](self, operands)
+
+
+def _trim(types: tuple[TensorType | None, ...]) -> tuple[TensorType | None, ...]:
+    while types and types[-1] is None:
+        types = types[:-1]
+    return types

@@ -1,0 +1,291 @@
+"""Patterns: immutable descriptions of small subgraphs, matched from their root towards the inputs.
+
+A match is indexed by the pattern objects themselves, so what comes out is typed: an op pattern gives the op kind with
+its attributes, a weight pattern its array, a value pattern the value::
+
+    x, w, b = any_value(), weight(), weight(optional=True)
+    conv = op(nn.Conv, x, w, b, uses=1)
+
+    match[conv].strides      # the nn.Conv
+    match[w]                 # a NumPy array
+    match[b]                 # an array or None
+    match.value(x)           # the value itself
+
+The same pattern object in two places matches only the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from amctc.analysis import Use
+from amctc.data import Data
+from amctc.ir import Op, Origins, Value, constant_data, union_origins
+from amctc.schema import OpKind, Trait
+from amctc.types import Array
+
+K = TypeVar("K", bound=OpKind)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern(Generic[T]):
+    """What a value may be. ``T`` is the type a match gives for it."""
+
+    name: str = field(default="", kw_only=True)
+
+    def described(self) -> str:
+        """The pattern in a message: its name, else what it matches."""
+        return self.name or type(self).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class AnyValue(Pattern[Value]):
+    """Any value at all, constants included unless ``constant`` is False."""
+
+    constant: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Weight(Pattern[T]):
+    """A constant. An ``optional`` one may be absent."""
+
+    optional: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class OpPattern(Pattern[K]):
+    """The only result of an op of one of ``kinds`` whose operands match ``operands`` in order.
+
+    ``uses`` is the exact number of uses of the result (graph outputs count), ``readers`` the op kinds that may read
+    it, ``where`` a condition on the attributes that says what it wants in ``wanted``.
+    """
+
+    kinds: tuple[type[K], ...]
+    operands: tuple[Pattern[Any], ...]
+    uses: int | None = None
+    readers: tuple[type[OpKind], ...] | None = None
+    where: Callable[[K], bool] | None = None
+    wanted: str = ""
+
+    def described(self) -> str:
+        """Its name, else the names of its op kinds."""
+        return self.name or " or ".join(k.op_name for k in self.kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Either(Pattern[Any]):
+    """The first of several patterns that matches."""
+
+    choices: tuple[Pattern[Any], ...]
+
+
+def any_value(*, constant: bool | None = None, name: str = "") -> AnyValue:
+    """Matches every value; with ``constant`` given, only constants or only others."""
+    return AnyValue(constant, name=name)
+
+
+@overload
+def weight(*, optional: Literal[False] = ..., name: str = ...) -> Weight[Array]: ...
+@overload
+def weight(*, optional: Literal[True], name: str = ...) -> Weight[Array | None]: ...
+def weight(*, optional: bool = False, name: str = "") -> Weight[Any]:
+    """Matches a constant; with ``optional`` also an absent operand, whose array is then ``None``."""
+    return Weight(optional, name=name)
+
+
+def op(
+    kind: type[K] | tuple[type[K], ...],
+    *operands: Pattern[Any],
+    uses: int | None = None,
+    readers: tuple[type[OpKind], ...] | None = None,
+    where: Callable[[K], bool] | None = None,
+    wanted: str = "",
+    name: str = "",
+) -> OpPattern[K]:
+    """Matches an op of one result; see :class:`OpPattern`. Commutative kinds try both operand orders."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    for k in kinds:
+        specs = k.operand_specs
+        if not (specs and specs[-1].variadic) and len(operands) > len(specs):
+            raise ValueError(f"{k.op_name} has {len(specs)} operands, the pattern names {len(operands)}")
+    if where is not None and not wanted:
+        raise ValueError("say in wanted= what where= asks for: a declined match explains itself with it")
+    return OpPattern(kinds, operands, uses, readers, where, wanted, name=name)
+
+
+def either(*choices: Pattern[Any], name: str = "") -> Either:
+    """Matches what any of the patterns matches, tried in order."""
+    return Either(choices, name=name)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Why a match failed: where the furthest attempt stopped. ``progress`` counts the ops matched before."""
+
+    progress: int
+    reason: str
+    value: Value | None = None
+
+
+class NoMatch(Exception):
+    """Raised by a rewrite that declines a structural match; the message says why."""
+
+
+class Match:
+    """Values bound to the patterns of one match."""
+
+    def __init__(self, root: OpPattern[Any], bindings: dict[Pattern[Any], Value | None]) -> None:
+        self.root, self._bindings = root, bindings
+
+    @overload
+    def __getitem__(self, pattern: OpPattern[K]) -> K: ...
+    @overload
+    def __getitem__(self, pattern: Weight[T]) -> T: ...
+    @overload
+    def __getitem__(self, pattern: AnyValue) -> Value: ...
+    @overload
+    def __getitem__(self, pattern: Pattern[Any]) -> Any: ...
+    def __getitem__(self, pattern: Pattern[Any]) -> Any:
+        """The op kind, the array, or the value a pattern matched."""
+        value = self._bindings[pattern]
+        if isinstance(pattern, OpPattern):
+            assert value is not None
+            assert value.producer is not None
+            return value.producer.kind
+        if isinstance(pattern, Weight):
+            return None if value is None else self.data(pattern).read()
+        return value
+
+    def __contains__(self, pattern: Pattern[Any]) -> bool:
+        return pattern in self._bindings
+
+    def value(self, pattern: Pattern[Any]) -> Value:
+        """The value a pattern matched; it must not be absent."""
+        value = self._bindings[pattern]
+        assert value is not None
+        return value
+
+    def optional(self, pattern: Pattern[Any]) -> Value | None:
+        """The value a pattern matched, ``None`` if the operand was absent."""
+        return self._bindings[pattern]
+
+    def values(self, *patterns: Pattern[Any]) -> tuple[Value, ...]:
+        """The values several patterns matched."""
+        return tuple(self.value(p) for p in patterns)
+
+    def data(self, pattern: Weight[Any]) -> Data:
+        """The unread contents of a constant, for deferred recipes."""
+        data = constant_data(self._bindings[pattern])
+        assert data is not None
+        return data
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """The matched ops, operands first."""
+        found = [v.producer for p, v in self._bindings.items() if isinstance(p, OpPattern) and v is not None]
+        return tuple(dict.fromkeys(o for o in reversed(found) if o is not None))
+
+    @property
+    def origins(self) -> Origins:
+        """The union of the matched ops' origins, operands first."""
+        return union_origins(*(o.origins for o in self.ops))
+
+
+class Matcher:
+    """Matches patterns in one graph. ``explain`` makes failures remember their reasons, which costs time."""
+
+    def __init__(self, uses: dict[Value, tuple[Use, ...]], explain: bool = False) -> None:
+        self._uses, self._explain = uses, explain
+        self.nearest: Mismatch | None = None
+
+    def match(self, pattern: OpPattern[Any], value: Value) -> Match | None:
+        """The first match of ``pattern`` with its root at ``value``, operand orders tried left to right."""
+        self.nearest = None
+        for bindings in self._solve([(pattern, value, True)], {}):
+            return Match(pattern, bindings)
+        return None
+
+    def _fail(self, bindings: dict[Pattern[Any], Value | None], reason: Callable[[], str], value: Value | None) -> None:
+        if self._explain:
+            progress = sum(isinstance(p, OpPattern) for p in bindings)
+            if self.nearest is None or progress > self.nearest.progress:
+                self.nearest = Mismatch(progress, reason(), value)
+
+    def _solve(self, goals: list[tuple[Pattern[Any], Value | None, bool]], bindings: dict[Pattern[Any], Value | None]) -> Any:
+        """Generate the bindings that satisfy all goals (pattern, value, is the root), depth first with backtracking."""
+        if not goals:
+            yield bindings
+            return
+        (pattern, value, root), *rest = goals
+        if pattern in bindings:
+            if bindings[pattern] is value:
+                yield from self._solve(rest, bindings)
+            else:
+                self._fail(bindings, lambda: f"{pattern.described()} appears twice with different values", value)
+            return
+        for extended, more in self._candidates(pattern, value, root, bindings):
+            yield from self._solve(more + rest, extended)
+
+    def _candidates(self, pattern: Pattern[Any], value: Value | None, root: bool, bindings: dict[Pattern[Any], Value | None]) -> Any:
+        bound = {**bindings, pattern: value}
+        if isinstance(pattern, OpPattern):
+            if (produced := self._produced(pattern, value, root, bindings)) is not None:
+                for operands in _orders(produced, len(pattern.operands)):
+                    yield bound, [(p, v, False) for p, v in zip(pattern.operands, operands, strict=True)]
+        elif isinstance(pattern, Either):
+            for choice in pattern.choices:
+                yield bound, [(choice, value, root)]
+        elif isinstance(pattern, Weight):
+            if constant_data(value) is not None or (value is None and pattern.optional):
+                yield bound, []
+            else:
+                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not a constant", value)
+        elif isinstance(pattern, AnyValue):
+            constant = constant_data(value) is not None
+            if value is not None and pattern.constant in (None, constant):
+                yield bound, []
+            else:
+                wanted = "present" if value is None else ("not " if constant else "") + "a constant"
+                self._fail(bindings, lambda: f"{pattern.described()} is not {wanted}", value)
+
+    def _produced(self, pattern: OpPattern[Any], value: Value | None, root: bool, bindings: dict[Pattern[Any], Value | None]) -> Op | None:
+        """The op that makes ``value``, if it fits the pattern apart from its operands."""
+        op = None if value is None else value.producer
+        if op is None or not isinstance(op.kind, pattern.kinds) or len(op.results) != 1:
+            self._fail(bindings, lambda: f"{pattern.described()} expected, found {_found(value)}", value)
+            return None
+        assert value is not None
+        if len(op.operands) > len(pattern.operands):
+            self._fail(bindings, lambda: f"{_found(value)} has {len(op.operands)} operands", value)
+            return None
+        if pattern.where is not None and not pattern.where(op.kind):
+            self._fail(bindings, lambda: f"{_found(value)}: wanted {pattern.wanted}", value)
+            return None
+        used = self._uses.get(value, ())
+        if pattern.uses is not None and len(used) != pattern.uses:
+            self._fail(bindings, lambda: f"{_found(value)} has {len(used)} uses, not {pattern.uses}", value)
+            return None
+        if pattern.readers is not None and not all(u.op and isinstance(u.op.kind, pattern.readers) for u in used):
+            self._fail(bindings, lambda: f"{_found(value)} is read by something else too", value)
+            return None
+        return op
+
+
+def _orders(op: Op, count: int) -> list[tuple[Value | None, ...]]:
+    """Operand tuples to try, absent trailing operands filled in."""
+    operands = op.operands + (None,) * (count - len(op.operands))
+    if Trait.COMMUTATIVE in op.kind.traits and operands[0] is not operands[1]:
+        return [operands, (operands[1], operands[0], *operands[2:])]
+    return [operands]
+
+
+def _found(value: Value | None) -> str:
+    if value is None:
+        return "nothing"
+    if value.producer is None:
+        return f"graph input %{value.name}"
+    origin = value.producer.origins
+    return value.producer.kind.op_name + (f" ({origin[0].name})" if origin else "")

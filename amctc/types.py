@@ -1,0 +1,290 @@
+"""Tensor types: shapes with symbolic and unknown dimensions, element types, quantization inside the element type.
+
+Numbered constraints, checked when a type is built:
+
+====  ==========================================================================================
+T1    a dimension is an integer >= 0, a non-empty symbol, or unknown (``None``)
+T2    scales are finite, positive, and exactly representable in float32
+T3    as many zero points as scales; one of each without an axis
+T4    a quantization axis lies inside the rank, and its dimension, where known, equals the number of scales
+T5    the storage range lies inside the storage type and is not empty
+T6    zero points lie inside the storage range
+T7    a quantized type expresses a floating-point type and stores an integer type
+====  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from amctc.errors import TypeConstraintError
+
+Dim: TypeAlias = int | str | None
+"""A dimension: a size, a symbol that stands for one size throughout a graph, or unknown."""
+
+Shape: TypeAlias = tuple[Dim, ...]
+Array: TypeAlias = NDArray[Any]
+
+
+def require(condition: bool, rule: str, message: str, where: str | None = None) -> None:
+    """Raise :class:`TypeConstraintError` labelled ``rule`` unless ``condition`` holds."""
+    if not condition:
+        raise TypeConstraintError(message, rule=rule, where=where)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarType:
+    """A plain element type. ``name`` is its text form, ``bits`` its width on the wire."""
+
+    name: str
+    bits: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy type that holds one element (int4 is held unpacked in int8)."""
+        return _DTYPES[self.name]
+
+    @property
+    def is_float(self) -> bool:
+        """True for floating-point types, narrow ones included."""
+        return self.name[0] == "f" or self.name == "bf16"
+
+    @property
+    def is_integer(self) -> bool:
+        """True for signed and unsigned integers (bool is none)."""
+        return self.name[0] in "iu"
+
+    @property
+    def integer_range(self) -> tuple[int, int]:
+        """Smallest and largest value of an integer type."""
+        if self.name[0] == "i":
+            return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        return 0, (1 << self.bits) - 1
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f8e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn), "f8e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "f8e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz), "f8e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "i4": np.dtype(np.int8), "i8": np.dtype(np.int8), "i16": np.dtype(np.int16), "i32": np.dtype(np.int32),
+    "i64": np.dtype(np.int64), "u4": np.dtype(np.uint8), "u8": np.dtype(np.uint8), "u16": np.dtype(np.uint16),
+    "u32": np.dtype(np.uint32), "u64": np.dtype(np.uint64), "bool": np.dtype(np.bool_),
+    "c64": np.dtype(np.complex64), "c128": np.dtype(np.complex128), "string": np.dtype(object),
+}  # fmt: skip
+
+_BITS = {"f8e4m3fn": 8, "f8e5m2": 8, "f8e4m3fnuz": 8, "f8e5m2fnuz": 8, "bf16": 16, "bool": 8, "string": 64}
+
+SCALAR_TYPES: dict[str, ScalarType] = {
+    name: ScalarType(name, _BITS.get(name) or int("".join(filter(str.isdigit, name)))) for name in _DTYPES
+}
+
+F16, F32, F64, BF16 = (SCALAR_TYPES[n] for n in ("f16", "f32", "f64", "bf16"))
+I4, I8, I16, I32, I64 = (SCALAR_TYPES[n] for n in ("i4", "i8", "i16", "i32", "i64"))
+U4, U8, U16, U32, U64 = (SCALAR_TYPES[n] for n in ("u4", "u8", "u16", "u32", "u64"))
+BOOL, STRING = SCALAR_TYPES["bool"], SCALAR_TYPES["string"]
+
+_BY_DTYPE = {t.dtype: t for t in SCALAR_TYPES.values() if t.name not in ("i4", "u4")}
+
+
+def scalar_of(dtype: np.dtype[Any] | type) -> ScalarType:
+    """The scalar type held by a NumPy dtype; :class:`TypeConstraintError` for one without an ONNX counterpart."""
+    dtype = np.dtype(dtype)
+    if dtype.kind in "USO":
+        return STRING
+    try:
+        return _BY_DTYPE[dtype]
+    except KeyError:
+        raise TypeConstraintError(f"no tensor element type for NumPy {dtype}", remedy="convert the array") from None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedType:
+    """A uniformly quantized element type: ``real = scale * (stored - zero_point)``.
+
+    ``scales`` and ``zero_points`` hold one entry (per tensor, ``axis`` is ``None``) or one per slice along
+    ``axis``. ``low`` and ``high`` bound the stored integers.
+    """
+
+    storage: ScalarType
+    expressed: ScalarType
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int | None
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        require(self.storage.is_integer and self.expressed.is_float, "T7",
+                f"a quantized type stores an integer and expresses a float, not {self.storage} and {self.expressed}")
+        require(len(self.scales) == len(self.zero_points) and (self.axis is not None or len(self.scales) == 1), "T3",
+                f"{len(self.scales)} scales and {len(self.zero_points)} zero points with axis {self.axis}")  # fmt: skip
+        scales = np.asarray(self.scales, np.float64)
+        with np.errstate(over="ignore"):
+            narrowed = scales.astype(np.float32).astype(np.float64)
+        fine = np.isfinite(scales) & (scales > 0) & (narrowed == scales)
+        if not fine.all():
+            bad = self.scales[int(np.argmin(fine))]
+            require(False, "T2", f"scale {bad} is not finite, positive and exact in float32")
+        low, high = self.storage.integer_range
+        require(low <= self.low < self.high <= high, "T5",
+                f"storage range [{self.low}, {self.high}] does not fit {self.storage}")  # fmt: skip
+        if self.zero_points:
+            require(self.low <= min(self.zero_points) and max(self.zero_points) <= self.high, "T6",
+                    f"a zero point lies outside [{self.low}, {self.high}]")  # fmt: skip
+
+    @staticmethod
+    def per_tensor(
+        scale: float, zero_point: int = 0, storage: ScalarType = I8, expressed: ScalarType = F32
+    ) -> QuantizedType:
+        """One scale and zero point for the whole tensor, over the full range of ``storage``."""
+        return QuantizedType(storage, expressed, (float(scale),), (int(zero_point),), None, *storage.integer_range)
+
+    @staticmethod
+    def per_axis(
+        scales: Sequence[float] | Array, axis: int, storage: ScalarType = I8, expressed: ScalarType = F32
+    ) -> QuantizedType:
+        """Symmetric, one scale per slice along ``axis``, over the full range of ``storage``."""
+        values = tuple(float(s) for s in scales)
+        return QuantizedType(storage, expressed, values, (0,) * len(values), axis, *storage.integer_range)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy type of the stored integers."""
+        return self.storage.dtype
+
+    @property
+    def bits(self) -> int:
+        """Bits of one stored element."""
+        return self.storage.bits
+
+    @property
+    def scale_array(self) -> NDArray[np.float32]:
+        """Scales as float32 ``[C]`` or ``[1]``."""
+        return np.asarray(self.scales, np.float32)
+
+    @property
+    def zero_point_array(self) -> NDArray[np.int64]:
+        """Zero points as int64 ``[C]`` or ``[1]``."""
+        return np.asarray(self.zero_points, np.int64)
+
+    def __str__(self) -> str:
+        axis = "" if self.axis is None else f":{self.axis}"
+        span = "" if (self.low, self.high) == self.storage.integer_range else f"[{self.low}:{self.high}]"
+        pairs = (
+            f"{np.float32(s)!s}" + (f":{z}" if z else "") for s, z in zip(self.scales, self.zero_points, strict=True)
+        )
+        return f"quant<{self.storage}{span}:{self.expressed}{axis}, {{{', '.join(pairs)}}}>"
+
+
+Elem: TypeAlias = ScalarType | QuantizedType
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Shape and element type of a value. ``shape`` is ``None`` where even the rank is unknown (carried ops only)."""
+
+    shape: Shape | None
+    elem: Elem
+
+    def __post_init__(self) -> None:
+        if self.shape is None:
+            return
+        for d in self.shape:
+            if d is None or (type(d) is int and d >= 0) or (type(d) is str and d):
+                continue
+            require(False, "T1", f"{d!r} is not a dimension")
+        elem = self.elem
+        if isinstance(elem, QuantizedType) and elem.axis is not None:
+            require(0 <= elem.axis < len(self.shape), "T4", f"axis {elem.axis} outside rank {len(self.shape)}")
+            size = self.shape[elem.axis]
+            require(not isinstance(size, int) or size == len(elem.scales), "T4",
+                    f"{len(elem.scales)} scales for a dimension of {size}")  # fmt: skip
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions; only valid where the rank is known."""
+        if self.shape is None:
+            raise TypeConstraintError("the rank of this value is unknown", rule="T1")
+        return len(self.shape)
+
+    @property
+    def dims(self) -> Shape:
+        """The shape; only valid where the rank is known."""
+        self.rank  # noqa: B018 - raises where the rank is unknown
+        return self.shape  # type: ignore[return-value]
+
+    @property
+    def is_static(self) -> bool:
+        """True when every dimension is a number."""
+        return self.shape is not None and all(isinstance(d, int) for d in self.shape)
+
+    @property
+    def num_elements(self) -> int | None:
+        """Element count, or ``None`` where a dimension is not a number."""
+        return math.prod(self.shape) if self.is_static else None  # type: ignore[arg-type]
+
+    @property
+    def scalar(self) -> ScalarType:
+        """What is computed with: the element type itself, or the type a quantized one expresses."""
+        return self.elem.expressed if isinstance(self.elem, QuantizedType) else self.elem
+
+    @property
+    def is_float(self) -> bool:
+        """True for a tensor of plain floating-point elements."""
+        return isinstance(self.elem, ScalarType) and self.elem.is_float
+
+    def with_elem(self, elem: Elem) -> TensorType:
+        """The same shape with other elements."""
+        return TensorType(self.shape, elem)
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"tensor<*x{self.elem}>"
+        return f"tensor<{''.join(f'{format_dim(d)}x' for d in self.shape)}{self.elem}>"
+
+
+def format_dim(dim: Dim) -> str:
+    """Text of a dimension: ``3``, ``?``, or a symbol in double quotes."""
+    if dim is None:
+        return "?"
+    if isinstance(dim, int):
+        return str(dim)
+    return '"' + dim.encode("unicode_escape").decode("ascii").replace('"', "\\x22") + '"'
+
+
+def dims_agree(a: Dim, b: Dim) -> bool:
+    """False only where both dimensions are numbers and differ: a symbol may stand for any size."""
+    return not (isinstance(a, int) and isinstance(b, int)) or a == b
+
+
+def merge_dims(a: Dim, b: Dim) -> Dim:
+    """The more informative of two agreeing dimensions: a number before a symbol before unknown."""
+    if isinstance(a, int) or b is None:
+        return a
+    return b if isinstance(b, int) or a is None else a
+
+
+def shapes_agree(a: Shape | None, b: Shape | None) -> bool:
+    """True when two shapes can describe the same array."""
+    return a is None or b is None or (len(a) == len(b) and all(map(dims_agree, a, b)))
+
+
+def merge_types(a: TensorType, b: TensorType) -> TensorType:
+    """The more informative of two agreeing types; :class:`TypeConstraintError` (T1) where they contradict."""
+    if a == b:
+        return a
+    require(a.elem == b.elem and shapes_agree(a.shape, b.shape), "T1", f"{a} and {b} contradict each other")
+    if a.shape is None or b.shape is None:
+        return b if a.shape is None else a
+    return TensorType(tuple(map(merge_dims, a.shape, b.shape)), a.elem)

@@ -1,0 +1,370 @@
+"""Reading refuses what is not a plain bounded file; writing is all or nothing."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amctc import files
+from amctc.errors import AmctcError, InputError, LimitError, UsageError
+from amctc.files import (
+    atomic_write_bytes,
+    atomic_write_text,
+    atomic_writer,
+    contained_path,
+    open_contained,
+    open_regular,
+    output_folder,
+    read_bytes,
+)
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 600
+    return text
+
+
+# ------------------------------------------------------------------------------------------------- read_bytes
+
+
+def test_read_bytes_of_a_file_and_of_a_link_the_user_names(tmp_path):
+    (tmp_path / "a").write_bytes(b"hello")
+    (tmp_path / "b").symlink_to("a")
+    assert read_bytes(tmp_path / "a", limit=5, kind="model") == b"hello"
+    assert read_bytes(str(tmp_path / "b"), limit=5, kind="model") == b"hello"
+
+
+def test_read_bytes_over_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"hello")
+    with pytest.raises(LimitError) as error:
+        read_bytes(tmp_path / "a", limit=4, kind="model")
+    assert "model holds 5 bytes" in one_line(error)
+    assert error.value.exit_status == 5
+
+
+def test_a_sparse_file_of_a_terabyte_is_refused_before_reading(tmp_path):
+    with open(tmp_path / "a", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(LimitError):
+        read_bytes(tmp_path / "a", limit=1 << 20, kind="model")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_a_file_that_states_no_size_is_read_whole_and_bounded():
+    assert b"Name:" in read_bytes("/proc/self/status", limit=1 << 16, kind="file")
+    with pytest.raises(LimitError):
+        read_bytes("/proc/self/status", limit=10, kind="file")
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda p: p.mkdir(), "a folder"),
+        (os.mkfifo, "a FIFO"),
+        (lambda p: p.symlink_to("/dev/zero"), "a device"),
+        (lambda p: None, "no such model"),
+        (lambda p: p.symlink_to("nowhere"), "no such model"),
+        (lambda p: p.symlink_to(p.name), "cannot be read"),
+    ],
+)
+def test_what_is_no_plain_file_is_refused_without_hanging(tmp_path, make, word):
+    make(tmp_path / "a")
+    with pytest.raises(InputError) as error:
+        read_bytes(tmp_path / "a", limit=1 << 20, kind="model")
+    assert word in one_line(error)
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "file/below"])
+def test_impossible_names_are_input_errors(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError):
+        read_bytes(f"{tmp_path}/{name}", limit=10, kind="model")
+
+
+def test_a_fifo_put_in_place_after_the_first_check_does_not_hang(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"x")
+    plain = os.stat(tmp_path / "a")
+    (tmp_path / "a").unlink()
+    os.mkfifo(tmp_path / "a")
+    monkeypatch.setattr(files.os, "stat", lambda *a, **k: plain)
+    with pytest.raises(InputError, match="FIFO"):
+        read_bytes(tmp_path / "a", limit=10, kind="model")
+
+
+def test_open_regular_is_seekable_and_closed_afterwards(tmp_path):
+    (tmp_path / "a").write_bytes(b"0123")
+    with open_regular(tmp_path / "a", limit=4) as file:
+        file.seek(2)
+        assert file.read() == b"23"
+    assert file.closed
+
+
+# ---------------------------------------------------------------------------------------------- contained_path
+
+
+def test_contained_path_accepts_plain_files_in_and_below_the_folder(tmp_path):
+    (tmp_path / "m" / "sub").mkdir(parents=True)
+    (tmp_path / "m" / "sub" / "w.bin").write_bytes(b"w")
+    (tmp_path / "link").symlink_to("m")
+    assert contained_path(tmp_path / "m", "./sub/w.bin", kind="weights") == tmp_path / "m" / "sub" / "w.bin"
+    with open_contained(tmp_path / "link", "sub//w.bin") as file:  # the folder itself is the user's to name
+        assert file.read() == b"w"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "../secret", "sub/../../secret", "a/..", "..", "w\0"])
+def test_names_that_leave_the_folder_are_refused(tmp_path, name):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "secret").write_text("s")
+    with pytest.raises(InputError) as error:
+        contained_path(tmp_path / "m", name, kind="weights")
+    assert "inside the folder" in one_line(error)
+
+
+def hostile(folder):
+    (folder / "m").mkdir()
+    (folder / "out").mkdir()
+    (folder / "out" / "secret").write_text("s")
+    (folder / "m" / "direct").symlink_to("../out/secret")
+    (folder / "m" / "parent").symlink_to("../out")
+    (folder / "m" / "inner").symlink_to("plain")
+    (folder / "m" / "plain").write_text("p")
+    os.link(folder / "out" / "secret", folder / "m" / "hard")
+    os.mkfifo(folder / "m" / "fifo")
+    (folder / "m" / "dir").mkdir()
+    return folder / "m"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("direct", "symbolic link"),
+        ("parent/secret", "symbolic link"),
+        ("inner", "symbolic link"),
+        ("hard", "hard links"),
+        ("fifo", "FIFO"),
+        ("dir", "a folder"),
+        ("missing", "no such"),
+        ("plain/x", "cannot be read"),
+    ],
+)
+def test_links_and_odd_files_in_the_folder_are_refused(tmp_path, name, word):
+    with pytest.raises(InputError) as error:
+        contained_path(hostile(tmp_path), name, kind="external data file")
+    assert word in one_line(error)
+
+
+def test_contained_files_leave_no_descriptor_open(tmp_path):
+    folder = hostile(tmp_path)
+    before = len(os.listdir("/dev/fd"))
+    for name in ("direct", "parent/secret", "hard", "fifo", "dir", "missing", "plain/x", "plain"):
+        try:
+            contained_path(folder, name)
+        except InputError:
+            continue
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_open_contained_limit_and_missing_folder(tmp_path):
+    folder = hostile(tmp_path)
+    with pytest.raises(LimitError), open_contained(folder, "plain", limit=0):
+        pass
+    with pytest.raises(InputError, match="no such folder"):
+        contained_path(tmp_path / "none", "plain")
+
+
+@given(st.text(alphabet="./ab\0", max_size=12))
+def test_no_name_reaches_a_file_outside(tmp_path_factory, name):
+    base = tmp_path_factory.getbasetemp() / "contained"
+    folder = base / "m"
+    if not base.exists():
+        (folder / "a").mkdir(parents=True)
+        (folder / "b").write_text("in")
+        (folder / "a" / "b").write_text("in")
+        (base / "b").write_text("out")
+    try:
+        with open_contained(folder, name) as file:
+            assert file.read() == b"in"
+    except InputError:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------ atomic_write
+
+
+def test_atomic_write_makes_and_replaces(tmp_path):
+    target = tmp_path / "a"
+    atomic_write_bytes(target, b"one")
+    assert stat.S_IMODE(target.stat().st_mode) & 0o111 == 0
+    target.chmod(0o600)
+    atomic_write_text(target, "zwei ü")
+    assert target.read_text("utf-8") == "zwei ü"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert tree(tmp_path).keys() == {"a"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), FileNotFoundError(2, "other file")])
+def test_a_failure_while_writing_leaves_all_as_it_was(tmp_path, error):
+    (tmp_path / "a").write_bytes(b"old")
+    for name in ("a", "new"):
+        with pytest.raises(type(error)) as seen, atomic_writer(tmp_path / name) as file:
+            file.write(b"half")
+            raise error
+        assert seen.value is error
+    assert tree(tmp_path) == {"a": b"old"}
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(LimitError) as error:
+        atomic_write_bytes(tmp_path / "a", b"data")
+    assert "no space" in one_line(error)
+    assert tree(tmp_path) == {}
+
+
+def test_a_failing_rename_leaves_all_as_it_was(tmp_path, monkeypatch):
+    def fail(source, target):
+        raise PermissionError(13, "denied")
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(UsageError):
+        atomic_write_bytes(tmp_path / "a", b"new")
+    assert tree(tmp_path) == {"a": b"old"}
+
+
+@pytest.mark.parametrize("name", ["none/a", "file/a", ".", "", "dir", "link", "dangling", "fifo", "x" * 300, "a\0"])
+def test_targets_that_cannot_be_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"f")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(UsageError) as error:
+        atomic_write_bytes(name, b"new")
+    one_line(error)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert (tmp_path / "file").read_bytes() == b"f"
+
+
+def test_a_device_is_never_replaced():
+    with pytest.raises(UsageError, match="device"):
+        atomic_write_bytes("/dev/null", b"x")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
+    atomic_write_bytes(tmp_path / ("n" * 255), b"x")
+    assert [len(name) for name in os.listdir(tmp_path)] == [255]
+
+
+# ----------------------------------------------------------------------------------------------- output_folder
+
+
+def test_a_set_of_files_appears_together(tmp_path):
+    out = tmp_path / "out"
+    with output_folder(out) as folder:
+        folder.write_text("a.txt", "A")
+        folder.write_bytes("b.bin", b"B")
+        folder.write_bytes("b.bin", b"BB")
+        folder.staged("c").write_bytes(b"C")
+        folder.staged("never written")
+        assert [p.name for p in out.iterdir()] == [folder.staging.name]
+        assert folder.names == ("a.txt", "b.bin", "c", "never written")
+    assert tree(out) == {"a.txt": b"A", "b.bin": b"BB", "c": b"C"}
+
+
+def test_other_files_of_the_folder_stay(tmp_path):
+    (tmp_path / "a").write_bytes(b"old a")
+    (tmp_path / "keep").write_bytes(b"keep")
+    (tmp_path / "a").chmod(0o640)
+    with output_folder(tmp_path) as folder:
+        folder.write_bytes("a", b"new a")
+        assert (tmp_path / "a").read_bytes() == b"old a"
+    assert tree(tmp_path) == {"a": b"new a", "keep": b"keep"}
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), InputError("bad")])
+def test_a_failure_in_the_block_leaves_nothing(tmp_path, error):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "a").write_bytes(b"old")
+    for name in ("old", "new"):
+        with pytest.raises(type(error)), output_folder(tmp_path / name) as folder:
+            folder.write_bytes("a", b"new")
+            raise error
+    assert tree(tmp_path) == {"old": None, "old/a": b"old"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("at", range(4))
+def test_a_failure_at_any_rename_restores_every_old_file(tmp_path, monkeypatch, at, links):
+    (tmp_path / "a").write_bytes(b"old a")
+    (tmp_path / "c").write_bytes(b"old c")
+    real, calls = os.replace, []
+
+    def fail(source, target):
+        if ".old-" not in str(source) and ".old-" not in str(target):
+            calls.append(target)
+            if len(calls) == at + 1:
+                raise OSError(5, "I/O error")
+        real(source, target)
+
+    def no_link(source, target):
+        raise PermissionError(1, "no hard links here")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    if not links:
+        monkeypatch.setattr(files.os, "link", no_link)
+    with pytest.raises(AmctcError), output_folder(tmp_path) as folder:
+        for name in "abcd":
+            folder.write_bytes(name, b"new " + name.encode())
+    assert tree(tmp_path) == {"a": b"old a", "c": b"old c"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\0"])
+def test_names_in_an_output_folder_are_plain(tmp_path, name):
+    with pytest.raises(UsageError), output_folder(tmp_path / "out") as folder:
+        folder.write_bytes(name, b"x")
+    assert tree(tmp_path) == {}
+
+
+def test_a_target_that_is_a_link_or_folder_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_bytes(b"f")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dir").mkdir()
+    for name in ("link", "dir"):
+        with pytest.raises(UsageError), output_folder(tmp_path) as folder:
+            folder.write_bytes("fine", b"x")
+            folder.write_bytes(name, b"x")
+    assert tree(tmp_path) == {"file": b"f", "link": b"f", "dir": None}
+
+
+@pytest.mark.parametrize("name", ["none/out", "file", "file/out", "a\0"])
+def test_folders_that_cannot_be_made(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"f")
+    with pytest.raises(UsageError) as error, output_folder(Path(f"{tmp_path}/{name}")):
+        pass
+    one_line(error)
+    assert tree(tmp_path) == {"file": b"f"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="permission"):
+        atomic_write_bytes(tmp_path / "a", b"x")
