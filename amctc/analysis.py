@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from amctc.ir import Graph, Op, Value, constant_data
 from amctc.ops import nn, quant
 from amctc.schema import Trait
@@ -102,7 +104,7 @@ def value_range(value: Value, operands: tuple[Interval, ...]) -> Interval:
         return _activated(kind, operands[0])
     if activation is not None:
         return _activated(activation, EVERYTHING)
-    if isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose | nn.Identity | nn.GlobalAveragePool):
+    if is_identity(op) or isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose | nn.GlobalAveragePool):
         return operands[0]
     if isinstance(kind, nn.AveragePool):
         return Interval(min(operands[0].low, 0.0), max(operands[0].high, 0.0))
@@ -111,7 +113,8 @@ def value_range(value: Value, operands: tuple[Interval, ...]) -> Interval:
     if isinstance(kind, nn.Sigmoid | nn.Softmax):
         return Interval(0.0, 1.0)
     if isinstance(kind, nn.Add):
-        return Interval(operands[0].low + operands[1].low, operands[0].high + operands[1].high)
+        low, high = operands[0].low + operands[1].low, operands[0].high + operands[1].high
+        return EVERYTHING if math.isnan(low + high) else Interval(low, high)  # an infinite constant
     return EVERYTHING
 
 
@@ -120,7 +123,7 @@ def _constant_range(value: Value) -> Interval:
     assert data is not None
     if not value.type.is_float:
         return EVERYTHING
-    array = data.read()
+    array = data.read().astype(np.float64)
     low, high = float(array.min()), float(array.max())
     return EVERYTHING if math.isnan(low + high) else Interval(low, high)
 
@@ -130,8 +133,10 @@ def _activated(kind: nn.Activation, x: Interval) -> Interval:
         return Interval(max(x.low, 0.0), max(x.high, 0.0))
     if isinstance(kind, nn.Clip):
         return Interval(min(max(x.low, kind.low), kind.high), min(max(x.high, kind.low), kind.high))
-    ends = sorted((x.low if x.low >= 0 else kind.alpha * x.low, x.high if x.high >= 0 else kind.alpha * x.high))
-    return Interval(*ends) if kind.alpha >= 0 else EVERYTHING
+    if kind.alpha < 0:
+        return EVERYTHING
+    low, high = (end if end >= 0 else kind.alpha and kind.alpha * end for end in x)  # 0 times -inf is 0 here
+    return Interval(low, high)
 
 
 def is_identity(op: Op) -> bool:

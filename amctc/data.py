@@ -48,8 +48,10 @@ class Data(ABC):
     def digest(self) -> str:
         """SHA-256 over dtype, shape and contents; what equality and deduplication go by."""
         array = self.read()
-        state = hashlib.sha256(f"{self.dtype.str}{self.shape}".encode())
-        state.update(repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data)
+        state = hashlib.sha256(f"{self.dtype.str} {self.dtype.name}{self.shape}".encode())
+        # Narrow floats (bfloat16, float8) export no buffer, so contents are hashed as bytes.
+        strings = array.dtype == object
+        state.update(repr(array.tolist()).encode() if strings else np.ascontiguousarray(array).view(np.uint8).data)
         return state.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -70,7 +72,7 @@ class ArrayData(Data):
 
     def __init__(self, array: Array) -> None:
         array = np.asarray(array)
-        if array.flags.writeable:
+        if _writeable(array):
             array = array.copy()  # the caller may go on writing to its own
             array.flags.writeable = False
         super().__init__(array.shape, array.dtype)
@@ -81,6 +83,16 @@ class ArrayData(Data):
         return self._array
 
 
+def _writeable(array: Array) -> bool:
+    """True if anyone can still write to the memory: through the array, or through one it is a view of."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return False
+
+
 class FileData(Data):
     """``prod(shape)`` little-endian elements at ``offset`` of a file, mapped when read and let go afterwards."""
 
@@ -89,7 +101,10 @@ class FileData(Data):
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__(shape, dtype)
         self.path, self.offset = path, offset
-        available = path.stat().st_size
+        try:
+            available = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
         if offset < 0 or offset + self.nbytes > available:
             raise InputError(
                 f"a tensor of {self.nbytes} bytes at offset {offset} ends past the file's {available} bytes",
@@ -98,10 +113,13 @@ class FileData(Data):
             )
 
     def read(self) -> Array:
-        """A read-only memory map of the tensor."""
+        """A read-only memory map of the tensor; :class:`InputError` if the file is gone or was cut since."""
         if self.size == 0:
             return np.zeros(self.shape, self.dtype)
-        flat = np.memmap(self.path, np.uint8, "r", self.offset, (self.nbytes,))
+        try:
+            flat = np.memmap(self.path, np.uint8, "r", self.offset, (self.nbytes,))
+        except (OSError, ValueError):
+            raise InputError("the file is gone or was cut since it was opened", where=str(self.path)) from None
         return flat.view(self.dtype.newbyteorder("<")).reshape(self.shape)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from amctc.errors import AmctcError, InputError, UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, layer_name
 from amctc.schema import OpKind
-from amctc.types import Array, TensorType, dims_agree, format_dim
+from amctc.types import STRING, Array, Shape, TensorType, dims_agree, format_dim
 
 Kernel: TypeAlias = Callable[..., Array | tuple[Array, ...]]
 """Computes an op: called with one array per operand, ``None`` for an absent one."""
@@ -28,8 +28,8 @@ KernelTable: TypeAlias = Mapping[type[OpKind], KernelFactory]
 class Plan:
     """A graph bound to kernels, ready to run any number of times.
 
-    ``keep`` names further values whose arrays :meth:`run_values` returns. ``float_type`` computes every float32 constant
-    and operand in another precision (the float64 oracle).
+    ``keep`` names further values whose arrays :meth:`run_values` returns. ``float_type`` computes every float32
+    constant and operand in another precision (the float64 oracle).
     """
 
     def __init__(
@@ -75,8 +75,7 @@ class Plan:
                 results = kernel(*(None if o is None else arrays[o] for o in op.operands))
             except AmctcError as error:
                 raise error.located(layer_name(op)) from None
-            for result, array in zip(op.results, results if isinstance(results, tuple) else (results,), strict=True):
-                arrays[result] = array
+            arrays.update(zip(op.results, results if isinstance(results, tuple) else (results,), strict=True))
             for value in (*op.operands, *op.results):
                 if value is not None and self._last_use.get(value, -1) <= index and value not in self._keep:
                     arrays.pop(value, None)
@@ -87,36 +86,50 @@ class Plan:
         sizes: dict[str, int] = {}
         for value in self.graph.inputs:
             if value.name in feeds:
-                fed[value] = self._precise(checked(feeds[value.name], value.type, value.name, sizes))
+                array = checked(feeds[value.name], value.type, value.name, sizes, self._float_type)
             elif value.default is not None:
-                fed[value] = self._precise(value.default.read())
+                array = checked(value.default.read(), value.type, value.name, sizes)
             else:
                 raise InputError(f"input {value.name!r} is missing", remedy=f"feed {value.type}")
+            fed[value] = self._precise(array)
         unknown = [n for n in feeds if n not in {i.name for i in self.graph.inputs}]
         if unknown:
             known = ", ".join(i.name for i in self.graph.inputs)
-            raise InputError(f"the model has no input {unknown[0]!r}", remedy=f"its inputs are {known}")
+            remedy = f"its inputs are {known}" if known else "it has no inputs"
+            raise InputError(f"the model has no input {unknown[0]!r}", remedy=remedy)
         return fed
 
 
-def checked(array: Array, type_: TensorType, name: str, sizes: dict[str, int]) -> Array:
-    """``array`` if it fits the input ``type_``; ``sizes`` collects what the symbols stand for across inputs."""
+def checked(
+    array: Array,
+    type_: TensorType,
+    name: str,
+    sizes: dict[str, int],
+    float_type: type[np.floating[Any]] | None = None,
+) -> Array:
+    """``array``, in the type's element type, if it fits the input ``type_``.
+
+    ``sizes`` collects what the symbols stand for across inputs. Floats of any precision are converted, except those
+    that are of ``float_type`` already.
+    """
     array = np.asarray(array)
+    if type_.elem is STRING and array.dtype.kind == "U":
+        array = array.astype(object)
     if array.dtype != type_.elem.dtype and not (type_.is_float and array.dtype.kind == "f"):
         raise InputError(f"input {name!r} holds {array.dtype}, the model wants {type_.elem}", remedy="convert it")
-    shape = type_.shape
-    if shape is None:
-        return array
-    fits = len(shape) == array.ndim and all(map(dims_agree, shape, array.shape))
-    if not fits:
+    if type_.shape is not None:
+        _check_shape(array, type_.shape, name, sizes)
+    keep = array.dtype == type_.elem.dtype or (float_type is not None and array.dtype == float_type)
+    return array if keep else array.astype(type_.elem.dtype)
+
+
+def _check_shape(array: Array, shape: Shape, name: str, sizes: dict[str, int]) -> None:
+    if len(shape) != array.ndim or not all(map(dims_agree, shape, array.shape)):
         wanted = "[" + ", ".join(map(format_dim, shape)) + "]"
         raise InputError(f"input {name!r} has shape {list(array.shape)}, the model wants {wanted}")
     for symbol, size in zip(shape, array.shape, strict=True):
         if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
             raise InputError(f"dimension {symbol!r} is {sizes[symbol]} elsewhere and {size} in input {name!r}")
-    if array.dtype != type_.elem.dtype and array.dtype != np.float64:
-        array = array.astype(type_.elem.dtype)
-    return array
 
 
 def evaluate(

@@ -239,7 +239,8 @@ class Graph:
     def with_metadata(self, **entries: str) -> Graph:
         """The same graph with metadata entries set (``__`` in a key stands for a dot)."""
         merged = {**dict(self.metadata), **{k.replace("__", "."): v for k, v in entries.items()}}
-        return Graph(self.inputs, self.outputs, self.output_names, self.name, tuple(sorted(merged.items())), self._memo)
+        order = {"ops": self._memo["ops"]} if "ops" in self._memo else {}  # other facts may be about the metadata
+        return Graph(self.inputs, self.outputs, self.output_names, self.name, tuple(sorted(merged.items())), order)
 
 
 def _topological(roots: tuple[Value, ...], inputs: frozenset[Value]) -> tuple[Op, ...]:

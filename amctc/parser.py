@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,12 @@ from amctc.data import ArrayData, Data
 from amctc.errors import AmctcError, InputError
 from amctc.ir import Graph, GraphInput, Op, Origin, Value, build
 from amctc.schema import OpKind, op_kind
-from amctc.types import SCALAR_TYPES, Dim, Elem, QuantizedType, ScalarType, TensorType, scalar_of
+from amctc.text import format_name
+from amctc.types import SCALAR_TYPES, Array, Dim, Elem, QuantizedType, ScalarType, TensorType
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
-  | (?P<string>"(?:[^"\\]|\\.)*")
+  | (?P<string>"[^"\\]*(?:\\.[^"\\]*)*")
   | (?P<arrow>->)
   | (?P<number>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf\b|nan\b))
   | (?P<name>[A-Za-z_][\w.\-]*)
@@ -36,7 +39,8 @@ class Cursor:
         while self.position < len(text):
             found = _TOKEN.match(text, self.position)
             if found is None:
-                raise self.error(f"unexpected {text[self.position]!r}", self.position)
+                what = "a string that never ends" if text[self.position] == '"' else repr(text[self.position])
+                raise self.error(f"unexpected {what}", self.position)
             kind = str(found.lastgroup)
             if kind != "space":
                 self.tokens.append((kind, found.group(), self.position))
@@ -44,15 +48,38 @@ class Cursor:
         self.tokens.append(("end", "", len(text)))
         self.index = 0
 
-    def error(self, message: str, at: int | None = None) -> InputError:
-        """An error that points at ``at`` (the current token by default)."""
-        at = self.tokens[self.index][2] if at is None else at
+    @property
+    def at(self) -> int:
+        """Where the current token starts in the text."""
+        return self.tokens[self.index][2]
+
+    def error(self, what: str | AmctcError, at: int | None = None) -> InputError:
+        """An error that points at ``at`` (the current token by default); of another error it keeps rule and remedy."""
+        at = self.at if at is None else at
         line = self.text.count("\n", 0, at) + 1
         start = self.text.rfind("\n", 0, at) + 1
         shown = self.text[start:].split("\n", 1)[0]
-        return InputError(
-            message, where=f"line {line} column {at - start + 1}", detail=f"{shown}\n{' ' * (at - start)}^"
-        )
+        where, detail = f"line {line} column {at - start + 1}", f"{shown}\n{' ' * (at - start)}^"
+        if isinstance(what, AmctcError):
+            return InputError(what.what, where=where, rule=what.rule, remedy=what.remedy, detail=detail)
+        return InputError(what, where=where, detail=detail)
+
+    @contextmanager
+    def blaming(self, at: int) -> Iterator[None]:
+        """Errors raised inside that do not name a place are of the text at ``at``."""
+        try:
+            yield
+        except AmctcError as error:
+            raise error if error.where else self.error(error, at) from None
+        except json.JSONDecodeError as error:
+            raise self.error(f"not a JSON string: {error.msg}", at) from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self.error(str(error), at) from None
+
+    @property
+    def shown(self) -> str:
+        """The current token, quoted for a message."""
+        return repr(self.token) if self.kind != "end" else "the end"
 
     @property
     def token(self) -> str:
@@ -65,9 +92,18 @@ class Cursor:
         return self.tokens[self.index][0]
 
     def take(self) -> str:
-        """Return the current token and step past it."""
-        self.index += 1
-        return self.tokens[self.index - 1][1]
+        """Return the current token and step past it (the end stays the end)."""
+        token = self.token
+        self.index += self.kind != "end"
+        return token
+
+    def skip_to(self, at: int) -> None:
+        """Step past what was read from the raw text up to ``at``."""
+        while self.at < at:
+            self.index += 1
+        before = self.tokens[self.index - 1]
+        if before[2] + len(before[1]) > at:
+            raise self.error(f"unexpected {self.text[at : before[2] + len(before[1])]!r}", at)
 
     def accept(self, token: str) -> bool:
         """Step past ``token`` if it is next."""
@@ -79,22 +115,28 @@ class Cursor:
     def expect(self, token: str) -> None:
         """Step past ``token`` or fail."""
         if not self.accept(token):
-            raise self.error(f"expected {token!r}, found {self.token or 'the end'!r}")
+            raise self.error(f"expected {token!r}, found {self.shown}")
 
     def string(self) -> str:
         """A double-quoted string."""
         if self.kind != "string":
-            raise self.error(f"expected a quoted string, found {self.token or 'the end'!r}")
-        return str(json.loads(self.take()))
+            raise self.error(f"expected a quoted string, found {self.shown}")
+        with self.blaming(self.at):
+            return str(json.loads(self.take()))
 
     def integer(self) -> int:
         """An integer."""
-        try:
-            return int(self.token)
-        except ValueError:
-            raise self.error(f"expected an integer, found {self.token!r}") from None
-        finally:
-            self.index += 1
+        if not re.fullmatch(r"[-+]?\d+", self.token):
+            raise self.error(f"expected an integer, found {self.shown}")
+        return int(self.take())
+
+    def hex(self) -> bytes:
+        """Bytes written as ``"0x…"``."""
+        at, text = self.at, self.string()
+        if not text.startswith("0x"):
+            raise self.error("bytes are written as 0x and hexadecimal digits", at)
+        with self.blaming(at):
+            return bytes.fromhex(text[2:])
 
 
 def parse_type(text: str) -> TensorType:
@@ -107,27 +149,32 @@ def parse_type(text: str) -> TensorType:
 
 
 def _tensor_type(cursor: Cursor) -> TensorType:
+    start = cursor.at
     cursor.expect("tensor")
-    start = cursor.tokens[cursor.index][2]
+    first = cursor.at
     cursor.expect("<")
     # Dimensions and the element type are joined by "x" and do not split into tokens: read them from the raw text.
-    at, dims = start + 1, []
+    at, dims = first + 1, list[Dim]()
     unranked = cursor.text.startswith("*x", at)
     at += 2 if unranked else 0
-    while found := re.compile(r'(\d+|\?|"(?:[^"\\]|\\.)*")x').match(cursor.text, at):
-        dims.append(_dim(found.group(1)))
+    while found := _DIMENSION.match(cursor.text, at):
+        with cursor.blaming(at):
+            dims.append(_dim(found.group(1)))
         at = found.end()
     elem, at = _elem_at(cursor, at)
-    while cursor.tokens[cursor.index][2] < at:
-        cursor.index += 1
+    cursor.skip_to(at)
     cursor.expect(">")
-    return TensorType(None if unranked else tuple(dims), elem)
+    with cursor.blaming(start):
+        return TensorType(None if unranked else tuple(dims), elem)
+
+
+_DIMENSION = re.compile(r'(\d+|\?|"[^"\\]*(?:\\.[^"\\]*)*")x')
 
 
 def _dim(text: str) -> Dim:
     if text == "?":
         return None
-    return int(text) if text[0] != '"' else text[1:-1].encode("ascii").decode("unicode_escape")
+    return int(text) if text[0] != '"' else str(json.loads(text))
 
 
 _QUANT = re.compile(r"quant<(\w+)(?:\[(-?\d+):(-?\d+)\])?:(\w+)(?::(\d+))?, \{([^}]*)\}>")
@@ -137,13 +184,13 @@ def _elem_at(cursor: Cursor, at: int) -> tuple[Elem, int]:
     if found := _QUANT.match(cursor.text, at):
         storage, low, high, expressed, axis, pairs = found.groups()
         split = [p.partition(":") for p in pairs.split(", ") if p]
-        scales = tuple(float(np.float32(s)) for s, _, _ in split)
-        zeros = tuple(int(z or 0) for _, _, z in split)
-        span = (int(low), int(high)) if low is not None else _scalar(cursor, storage, at).integer_range
-        return QuantizedType(
-            _scalar(cursor, storage, at), _scalar(cursor, expressed, at), scales, zeros,
-            None if axis is None else int(axis), *span,
-        ), found.end()  # fmt: skip
+        stored, real = _scalar(cursor, storage, at), _scalar(cursor, expressed, at)
+        span = (int(low), int(high)) if low is not None else stored.integer_range
+        with cursor.blaming(at), np.errstate(over="ignore"):
+            scales = tuple(float(np.float32(s)) for s, _, _ in split)
+            zeros = tuple(int(z or 0) for _, _, z in split)
+            elem = QuantizedType(stored, real, scales, zeros, None if axis is None else int(axis), *span)
+        return elem, found.end()
     found = re.compile(r"\w+").match(cursor.text, at)
     if found is None:
         raise cursor.error("expected an element type", at)
@@ -165,12 +212,13 @@ def _attribute(cursor: Cursor) -> Any:
     if cursor.accept("["):
         return tuple(_sequence(cursor, "]"))
     if cursor.accept("#"):
-        return _kind(cursor, cursor.take())
+        at = cursor.at
+        return _kind(cursor, cursor.take(), at)
     return _named_attribute(cursor)
 
 
 def _named_attribute(cursor: Cursor) -> Any:
-    word, at = cursor.token, cursor.tokens[cursor.index][2]
+    word, at = cursor.token, cursor.at
     literals = {"true": True, "false": False, "none": None, "inf": float("inf"), "nan": float("nan")}
     if word in literals:
         cursor.take()
@@ -182,12 +230,11 @@ def _named_attribute(cursor: Cursor) -> Any:
     if word == "bytes":
         cursor.take()
         cursor.expect("<")
-        value = bytes.fromhex(cursor.string()[2:])
+        value = cursor.hex()
         cursor.expect(">")
         return value
     elem, end = _elem_at(cursor, at)
-    while cursor.tokens[cursor.index][2] < end:
-        cursor.index += 1
+    cursor.skip_to(end)
     return elem
 
 
@@ -201,53 +248,77 @@ def _sequence(cursor: Cursor, end: str) -> list[Any]:
 
 
 def _data(cursor: Cursor) -> Data:
-    word = cursor.take()
+    at, word = cursor.at, cursor.take()
+    if word not in ("dense", "strings"):
+        raise cursor.error(f"expected 'dense' or 'strings', found {word or 'the end'!r}", at)
     cursor.expect("<")
-    dtype = scalar_of(np.dtype(object)).dtype if word == "strings" else _dtype(cursor)
-    cursor.expect("[")
-    shape = tuple(_sequence(cursor, "]"))
-    if word == "strings":
-        cursor.expect("[")
-        values = np.array(_sequence(cursor, "]") or [""], object)[: int(np.prod(shape))]
-        cursor.expect(">")
-        return ArrayData(values.reshape(shape))
+    dtype = np.dtype(object) if word == "strings" else _dtype(cursor)
+    shape = _shape(cursor)
     if cursor.token == "…":
         raise cursor.error("the contents of this constant were elided when the text was printed")
-    if cursor.accept("["):
-        array = np.array(_sequence(cursor, "]"), dtype)
-    else:
-        array = np.frombuffer(bytes.fromhex(cursor.string()[2:]), dtype)
+    with cursor.blaming(cursor.at):
+        array = _elements(cursor, dtype)
     cursor.expect(">")
-    if array.size != int(np.prod(shape)):
-        raise cursor.error(f"{array.size} elements for shape {list(shape)}")
+    if array.size != math.prod(shape):
+        raise cursor.error(f"{array.size} elements for shape {list(shape)}", at)
     return ArrayData(array.reshape(shape))
+
+
+def _shape(cursor: Cursor) -> tuple[int, ...]:
+    sizes: list[int] = []
+    cursor.expect("[")
+    while not cursor.accept("]"):
+        if sizes:
+            cursor.expect(",")
+        if cursor.token.startswith("-"):
+            raise cursor.error("a negative size")
+        sizes.append(cursor.integer())
+    return tuple(sizes)
+
+
+def _elements(cursor: Cursor, dtype: np.dtype[Any]) -> Array:
+    """Elements listed one by one, or all bytes of the array in hexadecimal."""
+    if not cursor.accept("["):
+        return np.frombuffer(cursor.hex(), dtype)
+    items = _sequence(cursor, "]")
+    if dtype.hasobject and not all(isinstance(i, str) for i in items):
+        raise ValueError("strings are listed in double quotes")
+    return np.array(items, dtype)
 
 
 def _dtype(cursor: Cursor) -> np.dtype[Any]:
     by_name = {t.dtype.name: t.dtype for t in SCALAR_TYPES.values()}
-    name = cursor.take()
-    if name not in by_name:
-        raise cursor.error(f"{name!r} is no data type")
-    return by_name[name]
+    if cursor.token not in by_name or cursor.token == "object":
+        raise cursor.error(f"{cursor.shown} is no data type")
+    return by_name[cursor.take()]
 
 
-def _kind(cursor: Cursor, name: str) -> OpKind:
-    """The attributes after an op name, as an instance of its kind."""
-    kind = op_kind(name)
+def _kind(cursor: Cursor, name: str, at: int) -> OpKind:
+    """The attributes after the op name at ``at``, as an instance of its kind."""
+    with cursor.blaming(at):
+        kind = op_kind(name)
+    known = {f.name: f for f in dataclasses.fields(kind)}
     given: dict[str, Any] = {}
     if cursor.accept("{"):
         while not cursor.accept("}"):
             if given:
                 cursor.expect(",")
+            if cursor.token not in known:
+                raise cursor.error(f"{name} has no attribute {cursor.shown}")
+            if cursor.token in given:
+                raise cursor.error(f"attribute {cursor.shown} is given twice")
             key = cursor.take()
             cursor.expect("=")
             given[key] = _attribute(cursor)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    for key in given:
-        if key not in known:
-            raise cursor.error(f"{name} has no attribute {key!r}")
+    absent = [n for n, f in known.items() if n not in given and _required(f)]
+    if absent:
+        raise cursor.error(f"{name} needs the attribute {absent[0]!r}", at)
     floats = {n for n, f in known.items() if str(f.type).startswith("float")}
     return kind(**{k: float(v) if k in floats and isinstance(v, int) else v for k, v in given.items()})
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _operands(cursor: Cursor, values: dict[str, Value]) -> tuple[Value | None, ...]:
@@ -261,15 +332,18 @@ def _operands(cursor: Cursor, values: dict[str, Value]) -> tuple[Value | None, .
 
 
 def _reference(cursor: Cursor, values: dict[str, Value]) -> Value:
-    name = _value_name(cursor)
+    at, name = cursor.at, _value_name(cursor)
     if name not in values:
-        raise cursor.error(f"%{name} is used before it is defined")
+        raise cursor.error(f"%{name} is used before it is defined", at)
     return values[name]
 
 
 def _value_name(cursor: Cursor) -> str:
+    """A value's name as :func:`amctc.text.format_name` writes it: ``%"0"`` is not ``%0``."""
     cursor.expect("%")
-    return cursor.string() if cursor.kind == "string" else cursor.take()
+    if cursor.kind not in ("string", "name", "number"):
+        raise cursor.error(f"expected a value's name, found {cursor.shown}")
+    return format_name(cursor.string()) if cursor.kind == "string" else cursor.take()
 
 
 def _op(cursor: Cursor, values: dict[str, Value]) -> None:
@@ -277,22 +351,25 @@ def _op(cursor: Cursor, values: dict[str, Value]) -> None:
     while cursor.accept(","):
         results.append(_value_name(cursor))
     cursor.expect("=")
-    start = cursor.tokens[cursor.index][2]
-    name = cursor.take()
+    start, name = cursor.at, cursor.take()
     operands = _operands(cursor, values)
-    kind = _kind(cursor, name)
+    kind = _kind(cursor, name, start)
     types, names, origins = _suffix(cursor, len(results))
     try:
-        op = build(kind, *operands, names=tuple(names), origins=tuple(origins))
+        built = build(kind, *operands, origins=tuple(origins))
     except AmctcError as error:
-        raise cursor.error(str(error), start) from None
-    if len(op.results) != len(results):
-        raise cursor.error(f"{name} has {len(op.results)} results, {len(results)} are named")
-    if [r.type for r in op.results] != types:
-        raise cursor.error(f"{name} gives {', '.join(str(r.type) for r in op.results)}, not what the text says")
+        raise cursor.error(error, start) from None
+    if len(built.results) != len(results):
+        raise cursor.error(f"{name} has {len(built.results)} results, {len(results)} are named", start)
+    if len(names) != len(results):
+        raise cursor.error(f"{len(results)} results, but {len(names)} names after 'as'", start)
+    inferred = tuple(r.type for r in built.results)
+    if list(inferred) != types:
+        raise cursor.error(f"{name} gives {', '.join(map(str, inferred))}, not what the text says", start)
+    op = Op(kind, built.operands, inferred, tuple(names), built.origins)
     for result, value in zip(results, op.results, strict=True):
         if result in values:
-            raise cursor.error(f"%{result} is defined twice")
+            raise cursor.error(f"%{result} is defined twice", start)
         values[result] = value
 
 
@@ -314,13 +391,21 @@ def _suffix(cursor: Cursor, count: int) -> tuple[list[TensorType], list[str | No
                 cursor.expect(",")
             origin = cursor.string()
             cursor.expect(":")
-            origins.append(Origin(origin, cursor.take()))
+            origins.append(Origin(origin, cursor.string() if cursor.kind == "string" else cursor.take()))
     return types, names, origins
 
 
 def parse_graph(text: str) -> Graph:
     """A graph from its text; :class:`InputError` with line and column where the text is wrong."""
     cursor = Cursor(text)
+    try:
+        return _graph(cursor)
+    except RecursionError:
+        raise cursor.error("attributes are nested too deeply") from None
+
+
+def _graph(cursor: Cursor) -> Graph:
+    start = cursor.at
     cursor.expect("graph")
     name = cursor.string()
     values: dict[str, Value] = {}
@@ -337,12 +422,13 @@ def parse_graph(text: str) -> Graph:
         metadata.append((key, cursor.string()))
     if cursor.kind != "end":
         raise cursor.error(f"{cursor.token!r} after the graph")
-    for _, value in outputs:
+    for _, value, at in outputs:
         if value not in values:
-            raise cursor.error(f"output %{value} is never defined")
-    return Graph(
-        inputs, tuple(values[v] for _, v in outputs), tuple(n for n, _ in outputs), name, tuple(metadata)
-    )
+            raise cursor.error(f"output %{value} is never defined", at)
+    with cursor.blaming(start):
+        return Graph(
+            inputs, tuple(values[v] for _, v, _ in outputs), tuple(n for n, _, _ in outputs), name, tuple(metadata)
+        )
 
 
 def _inputs(cursor: Cursor, values: dict[str, Value]) -> tuple[GraphInput, ...]:
@@ -351,21 +437,26 @@ def _inputs(cursor: Cursor, values: dict[str, Value]) -> tuple[GraphInput, ...]:
     while not cursor.accept(")"):
         if inputs:
             cursor.expect(",")
-        name = _value_name(cursor)
+        at, name = cursor.at, _value_name(cursor)
+        if name in values:
+            raise cursor.error(f"%{name} is defined twice", at)
         cursor.expect(":")
         type_ = _tensor_type(cursor)
-        inputs.append(GraphInput(name, type_, _data(cursor) if cursor.accept("=") else None))
+        plain = str(json.loads(name)) if name.startswith('"') else name
+        inputs.append(GraphInput(plain, type_, _data(cursor) if cursor.accept("=") else None))
         values[name] = inputs[-1]
     return tuple(inputs)
 
 
-def _outputs(cursor: Cursor) -> list[tuple[str, str]]:
-    outputs: list[tuple[str, str]] = []
+def _outputs(cursor: Cursor) -> list[tuple[str, str, int]]:
+    """Interface name, value name and position in the text of every output."""
+    outputs: list[tuple[str, str, int]] = []
     cursor.expect("(")
     while not cursor.accept(")"):
         if outputs:
             cursor.expect(",")
         name = cursor.string()
         cursor.expect("=")
-        outputs.append((name, _value_name(cursor)))
+        at = cursor.at
+        outputs.append((name, _value_name(cursor), at))
     return outputs

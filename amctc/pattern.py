@@ -16,9 +16,10 @@ The same pattern object in two places matches only the same value.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, overload
+from types import EllipsisType
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from amctc.analysis import Use
 from amctc.data import Data
@@ -38,14 +39,15 @@ class Pattern(Generic[T]):
 
     def described(self) -> str:
         """The pattern in a message: its name, else what it matches."""
-        return self.name or type(self).__name__
+        return self.name or {AnyValue: "a value", Weight: "a weight"}.get(type(self), "one of several patterns")
 
 
 @dataclass(frozen=True, eq=False)
 class AnyValue(Pattern[Value]):
-    """Any value at all, constants included unless ``constant`` is False."""
+    """Any value at all, constants included unless ``constant`` is False. An ``optional`` one may be absent."""
 
     constant: bool | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +59,14 @@ class Weight(Pattern[T]):
 
 @dataclass(frozen=True, eq=False)
 class OpPattern(Pattern[K]):
-    """The only result of an op of one of ``kinds`` whose operands match ``operands`` in order.
+    """The only result of an op of one of ``kinds`` whose operands match ``operands`` in order (``None``: any operands).
 
     ``uses`` is the exact number of uses of the result (graph outputs count), ``readers`` the op kinds that may read
     it, ``where`` a condition on the attributes that says what it wants in ``wanted``.
     """
 
     kinds: tuple[type[K], ...]
-    operands: tuple[Pattern[Any], ...]
+    operands: tuple[Pattern[Any], ...] | None
     uses: int | None = None
     readers: tuple[type[OpKind], ...] | None = None
     where: Callable[[K], bool] | None = None
@@ -82,9 +84,9 @@ class Either(Pattern[Any]):
     choices: tuple[Pattern[Any], ...]
 
 
-def any_value(*, constant: bool | None = None, name: str = "") -> AnyValue:
-    """Matches every value; with ``constant`` given, only constants or only others."""
-    return AnyValue(constant, name=name)
+def any_value(*, constant: bool | None = None, optional: bool = False, name: str = "") -> AnyValue:
+    """Matches every value; with ``constant`` given, only constants or only others; ``optional``: absence too."""
+    return AnyValue(constant, optional, name=name)
 
 
 @overload
@@ -98,27 +100,43 @@ def weight(*, optional: bool = False, name: str = "") -> Weight[Any]:
 
 def op(
     kind: type[K] | tuple[type[K], ...],
-    *operands: Pattern[Any],
+    *operands: Pattern[Any] | EllipsisType,
     uses: int | None = None,
     readers: tuple[type[OpKind], ...] | None = None,
     where: Callable[[K], bool] | None = None,
     wanted: str = "",
     name: str = "",
 ) -> OpPattern[K]:
-    """Matches an op of one result; see :class:`OpPattern`. Commutative kinds try both operand orders."""
+    """Matches an op of one result; see :class:`OpPattern`. Commutative kinds try both operand orders.
+
+    A lone ``...`` in place of the operand patterns accepts any operands: ``op(nn.Concat, ..., uses=1)``.
+    """
     kinds = kind if isinstance(kind, tuple) else (kind,)
+    named = None if operands == (...,) else tuple(p for p in operands if isinstance(p, Pattern))
+    if named is not None and len(named) != len(operands):
+        raise ValueError("... stands alone in place of all operand patterns")
     for k in kinds:
         specs = k.operand_specs
-        if not (specs and specs[-1].variadic) and len(operands) > len(specs):
-            raise ValueError(f"{k.op_name} has {len(specs)} operands, the pattern names {len(operands)}")
+        if named is not None and not (specs and specs[-1].variadic) and len(named) > len(specs):
+            raise ValueError(f"{k.op_name} has {len(specs)} operands, the pattern names {len(named)}")
+        least = sum(not (s.optional or s.variadic) for s in specs)
+        if len(operands) < least:
+            raise ValueError(f"{k.op_name} has at least {least} operands, the pattern names {len(operands)}")
     if where is not None and not wanted:
         raise ValueError("say in wanted= what where= asks for: a declined match explains itself with it")
-    return OpPattern(kinds, operands, uses, readers, where, wanted, name=name)
+    return OpPattern(kinds, named, uses, readers, where, wanted, name=name)
 
 
 def either(*choices: Pattern[Any], name: str = "") -> Either:
     """Matches what any of the patterns matches, tried in order."""
     return Either(choices, name=name)
+
+
+Bindings: TypeAlias = dict[Pattern[Any], "Value | None"]
+"""What each pattern of an attempt matched; an absent operand is ``None``."""
+
+_Goal: TypeAlias = tuple[Pattern[Any], "Value | None", bool]
+"""A pattern to match, the value to match it with, and whether that is the root."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,7 @@ class NoMatch(Exception):
 class Match:
     """Values bound to the patterns of one match."""
 
-    def __init__(self, root: OpPattern[Any], bindings: dict[Pattern[Any], Value | None]) -> None:
+    def __init__(self, root: OpPattern[Any], bindings: Bindings) -> None:
         self.root, self._bindings = root, bindings
 
     @overload
@@ -185,8 +203,18 @@ class Match:
     @property
     def ops(self) -> tuple[Op, ...]:
         """The matched ops, operands first."""
-        found = [v.producer for p, v in self._bindings.items() if isinstance(p, OpPattern) and v is not None]
-        return tuple(dict.fromkeys(o for o in reversed(found) if o is not None))
+        matched = {v.producer for p, v in self._bindings.items() if isinstance(p, OpPattern) and v is not None}
+        found: dict[Op, None] = {}
+
+        def visit(op: Op | None) -> None:  # as deep as the pattern
+            if op is not None and op in matched and op not in found:
+                for operand in op.operands:
+                    visit(None if operand is None else operand.producer)
+                found[op] = None
+
+        for value in self._bindings.values():
+            visit(None if value is None else value.producer)
+        return tuple(found)
 
     @property
     def origins(self) -> Origins:
@@ -208,13 +236,13 @@ class Matcher:
             return Match(pattern, bindings)
         return None
 
-    def _fail(self, bindings: dict[Pattern[Any], Value | None], reason: Callable[[], str], value: Value | None) -> None:
+    def _fail(self, bindings: Bindings, reason: Callable[[], str], value: Value | None) -> None:
         if self._explain:
             progress = sum(isinstance(p, OpPattern) for p in bindings)
             if self.nearest is None or progress > self.nearest.progress:
                 self.nearest = Mismatch(progress, reason(), value)
 
-    def _solve(self, goals: list[tuple[Pattern[Any], Value | None, bool]], bindings: dict[Pattern[Any], Value | None]) -> Any:
+    def _solve(self, goals: list[_Goal], bindings: Bindings) -> Iterator[Bindings]:
         """Generate the bindings that satisfy all goals (pattern, value, is the root), depth first with backtracking."""
         if not goals:
             yield bindings
@@ -229,10 +257,16 @@ class Matcher:
         for extended, more in self._candidates(pattern, value, root, bindings):
             yield from self._solve(more + rest, extended)
 
-    def _candidates(self, pattern: Pattern[Any], value: Value | None, root: bool, bindings: dict[Pattern[Any], Value | None]) -> Any:
+    def _candidates(
+        self, pattern: Pattern[Any], value: Value | None, root: bool, bindings: Bindings
+    ) -> Iterator[tuple[Bindings, list[_Goal]]]:
+        """Ways to match one pattern: the bindings with it, and the goals that its operands add."""
         bound = {**bindings, pattern: value}
         if isinstance(pattern, OpPattern):
-            if (produced := self._produced(pattern, value, root, bindings)) is not None:
+            if (produced := self._produced(pattern, value, bindings)) is not None:
+                if pattern.operands is None:
+                    yield bound, []
+                    return
                 for operands in _orders(produced, len(pattern.operands)):
                     yield bound, [(p, v, False) for p, v in zip(pattern.operands, operands, strict=True)]
         elif isinstance(pattern, Either):
@@ -245,32 +279,36 @@ class Matcher:
                 self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not a constant", value)
         elif isinstance(pattern, AnyValue):
             constant = constant_data(value) is not None
-            if value is not None and pattern.constant in (None, constant):
+            if (value is None and pattern.optional) or (value is not None and pattern.constant in (None, constant)):
                 yield bound, []
             else:
-                wanted = "present" if value is None else ("not " if constant else "") + "a constant"
-                self._fail(bindings, lambda: f"{pattern.described()} is not {wanted}", value)
+                wanted = "present" if value is None else "a constant" if pattern.constant else "computed"
+                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not {wanted}", value)
 
-    def _produced(self, pattern: OpPattern[Any], value: Value | None, root: bool, bindings: dict[Pattern[Any], Value | None]) -> Op | None:
+    def _produced(self, pattern: OpPattern[Any], value: Value | None, bindings: Bindings) -> Op | None:
         """The op that makes ``value``, if it fits the pattern apart from its operands."""
         op = None if value is None else value.producer
         if op is None or not isinstance(op.kind, pattern.kinds) or len(op.results) != 1:
             self._fail(bindings, lambda: f"{pattern.described()} expected, found {_found(value)}", value)
             return None
         assert value is not None
-        if len(op.operands) > len(pattern.operands):
-            self._fail(bindings, lambda: f"{_found(value)} has {len(op.operands)} operands", value)
+        if pattern.operands is not None and len(op.operands) > len(pattern.operands):
+            named = len(pattern.operands)
+            self._fail(bindings, lambda: f"{_found(value)} has {len(op.operands)} operands, not {named}", value)
             return None
         if pattern.where is not None and not pattern.where(op.kind):
             self._fail(bindings, lambda: f"{_found(value)}: wanted {pattern.wanted}", value)
             return None
         used = self._uses.get(value, ())
         if pattern.uses is not None and len(used) != pattern.uses:
-            self._fail(bindings, lambda: f"{_found(value)} has {len(used)} uses, not {pattern.uses}", value)
+            plural = "" if len(used) == 1 else "s"
+            self._fail(bindings, lambda: f"{_found(value)} has {len(used)} use{plural}, not {pattern.uses}", value)
             return None
-        if pattern.readers is not None and not all(u.op and isinstance(u.op.kind, pattern.readers) for u in used):
-            self._fail(bindings, lambda: f"{_found(value)} is read by something else too", value)
-            return None
+        if pattern.readers is not None:
+            other = next((u for u in used if u.op is None or not isinstance(u.op.kind, pattern.readers)), None)
+            if other is not None:
+                self._fail(bindings, lambda: f"{_found(value)} {_reading(other)}", value)
+                return None
         return op
 
 
@@ -280,6 +318,10 @@ def _orders(op: Op, count: int) -> list[tuple[Value | None, ...]]:
     if Trait.COMMUTATIVE in op.kind.traits and operands[0] is not operands[1]:
         return [operands, (operands[1], operands[0], *operands[2:])]
     return [operands]
+
+
+def _reading(use: Use) -> str:
+    return "is a graph output" if use.op is None else f"is read by {_found(use.op.results[0])}"
 
 
 def _found(value: Value | None) -> str:

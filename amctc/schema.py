@@ -91,7 +91,8 @@ def register(op_name: str, operands: str = "", *traits: Trait) -> Callable[[K], 
     """
 
     def enter(kind: K) -> K:
-        if op_name in _KINDS and _KINDS[op_name].__qualname__ != kind.__qualname__:
+        old = _KINDS.get(op_name, kind)
+        if (old.__module__, old.__qualname__) != (kind.__module__, kind.__qualname__):
             raise ValueError(f"op kind {op_name!r} is registered twice")
         kind.op_name = op_name
         kind.operand_specs = tuple(
@@ -114,5 +115,6 @@ def op_kind(op_name: str) -> type[OpKind]:
     try:
         return _KINDS[op_name]
     except KeyError:
-        near = ", ".join(difflib.get_close_matches(op_name, _KINDS, 3)) or "see `amctc passes --ops`"
-        raise InputError(f"unknown op {op_name!r}", remedy=f"did you mean {near}?") from None
+        near = ", ".join(difflib.get_close_matches(op_name, _KINDS, 3))
+        remedy = f"did you mean {near}?" if near else "see `amctc passes --ops`"
+        raise InputError(f"unknown op {op_name!r}", remedy=remedy) from None

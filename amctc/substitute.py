@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from amctc.errors import VerificationError
-from amctc.ir import Graph, Op, Result, Value, with_operands
+from amctc.ir import Graph, Op, Result, Value, provenance, with_operands
 
 
 def substitute(graph: Graph, replacements: Mapping[Value, Value]) -> Graph:
@@ -13,7 +13,7 @@ def substitute(graph: Graph, replacements: Mapping[Value, Value]) -> Graph:
 
     A replacement is built over values of ``graph``; those that are keys themselves are replaced there too, except
     that a key inside its own replacement is the original (so ``{y: observe(y)}`` wraps ``y``). Ops that read no
-    replaced value are kept as they are. A replacement without a name takes the name of what it replaces.
+    replaced value are kept as they are. A new value without a name takes the name of what it replaces first.
     """
     if not replacements:
         return graph
@@ -32,7 +32,11 @@ class _Rebuild:
         self._replacements = replacements
         self._known = set(graph.values())
         self._done: dict[_State, Value] = {}
-        self._ops: dict[tuple[Op, Value | None], Op] = {}
+        self._ops: dict[tuple[Op, tuple[Value | None, ...]], Op] = {}
+        self._names: dict[Value, str] = {}
+        for old, new in replacements.items():
+            if old.name is not None and new.name is None and new not in self._known:
+                self._names.setdefault(new, old.name)
 
     def all(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
         for root in roots:
@@ -73,22 +77,54 @@ class _Rebuild:
     def _finish(self, state: _State) -> Value:
         value, inside = state
         if inside is None and value in self._replacements:
-            new = self._done[self._scope(self._replacements[value], value)]
-            return _named(new, value.name) if new not in self._known else new
+            return self._done[self._scope(self._replacements[value], value)]
         op = value.producer
         if op is None:
             return value
         assert isinstance(value, Result)
         inner = None if value is inside else inside
-        if (op, inner) not in self._ops:
-            operands = tuple(None if o is None else self._done[self._scope(o, inner)] for o in op.operands)
+        operands = tuple(None if o is None else self._done[self._scope(o, inner)] for o in op.operands)
+        if (op, operands) not in self._ops:  # met inside several replacements, an op is still rebuilt once
+            self._ops[op, operands] = self._rebuilt(op, operands)
+        return self._ops[op, operands].results[value.index]
+
+    def _rebuilt(self, op: Op, operands: tuple[Value | None, ...]) -> Op:
+        """``op`` on other operands, results that lack a name named; ``op`` itself when neither changes anything."""
+        if any(r in self._names for r in op.results):
+            names = tuple(self._names.get(r, r.name) for r in op.results)
+            op = Op(op.kind, op.operands, tuple(r.type for r in op.results), names, op.origins)
+        same = all(a is b for a, b in zip(operands, op.operands, strict=True))
+        return op if same else with_operands(op, operands)
+
+
+Conversion = Callable[[Op, tuple[Value | None, ...]], Sequence[Value] | None]
+"""Gets an op and its converted operands; gives its converted results, or ``None`` to keep the op on new operands."""
+
+
+def convert(graph: Graph, conversion: Conversion) -> Graph:
+    """Rebuild a graph op by op in topological order: how a graph moves from one dialect to another.
+
+    Unlike :func:`substitute` types may change on the way. Results keep their names and ops their origins: ops built
+    by ``conversion`` descend from the op they convert. The same graph comes back where nothing changed.
+    """
+    values: dict[Value, Value] = {i: i for i in graph.inputs}
+    seen: set[Op | None] = set()
+    for op in graph.ops:
+        operands = tuple(None if o is None else values[o] for o in op.operands)
+        with provenance(op.origins):
+            results = conversion(op, operands)
+        if results is None:
             same = all(a is b for a, b in zip(operands, op.operands, strict=True))
-            self._ops[op, inner] = op if same else with_operands(op, operands)
-        return self._ops[op, inner].results[value.index]
+            results = (op if same else with_operands(op, operands)).results
+        for old, new in zip(op.results, results, strict=True):
+            values[old] = new if new.producer in seen else _named(new, old.name)
+        seen.update(values[r].producer for r in op.results)
+    outputs = tuple(values[o] for o in graph.outputs)
+    return graph if outputs == graph.outputs else graph.with_outputs(outputs)
 
 
 def _named(value: Value, name: str | None) -> Value:
-    """A new value under ``name`` if it has none of its own."""
+    """A value just built, under ``name`` if it has none of its own."""
     if not isinstance(value, Result) or value.name is not None or name is None:
         return value
     op = value.op

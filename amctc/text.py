@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ def format_attribute(value: Any, elide: bool = False) -> str:
     raise TypeError(f"{type(value).__name__} is no attribute")
 
 
+def format_name(name: str) -> str:
+    """A name as it stands where names are expected: plain ASCII identifiers as they are, others quoted."""
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) else json.dumps(name)
+
+
 def _format_float(value: float) -> str:
     if math.isnan(value):
         return "nan"
@@ -59,14 +65,14 @@ def _format_float(value: float) -> str:
 
 def _format_data(data: Data, elide: bool) -> str:
     shape = ",".join(map(str, data.shape))
-    if data.dtype == object:
+    if data.dtype == object and not (elide and data.size > ELIDE_ABOVE):
         return f"strings<[{shape}] {json.dumps([_text(v) for v in data.read().ravel()])}>"
     dtype = data.dtype.name
     if elide and data.size > ELIDE_ABOVE:
-        return f"dense<{dtype}[{shape}] …>"
+        return f"{'strings' if data.dtype == object else 'dense'}<{'' if data.dtype == object else dtype}[{shape}] …>"
     array = np.ascontiguousarray(data.read())
     if elide:
-        return f"dense<{dtype}[{shape}] {array.ravel().tolist()}>"
+        return f"dense<{dtype}[{shape}] {format_attribute(array.ravel().tolist())}>"
     return f'dense<{dtype}[{shape}] "0x{array.tobytes().hex()}">'
 
 
@@ -88,7 +94,7 @@ class _Names:
     def __init__(self, graph: Graph) -> None:
         self._of: dict[Value, str] = {}
         for value in graph.inputs:
-            self._of[value] = value.name if value.name.isidentifier() else json.dumps(value.name)
+            self._of[value] = format_name(value.name)
         for op in graph.ops:
             for result in op.results:
                 self._of[result] = str(len(self._of) - len(graph.inputs))
@@ -106,7 +112,7 @@ def _format_op(op: Op, names: _Names, elide: bool) -> str:
     if any(r.name for r in op.results):
         line += f" as {', '.join(json.dumps(r.name) if r.name else '_' for r in op.results)}"
     if op.origins:
-        line += f" loc({', '.join(f'{json.dumps(o.name)}: {o.op_type}' for o in op.origins)})"
+        line += f" loc({', '.join(f'{json.dumps(o.name)}: {format_name(o.op_type)}' for o in op.origins)})"
     return line
 
 
@@ -117,9 +123,7 @@ def print_graph(graph: Graph, *, elide: bool = False) -> str:
         f"{names[i]}: {i.type}" + (f" = {_format_data(i.default, elide)}" if i.default is not None else "")
         for i in graph.inputs
     )
-    outputs = ", ".join(
-        f"{json.dumps(n)} = {names[v]}" for n, v in zip(graph.output_names, graph.outputs, strict=True)
-    )
+    outputs = ", ".join(f"{json.dumps(n)} = {names[v]}" for n, v in zip(graph.output_names, graph.outputs, strict=True))
     lines = [f"graph {json.dumps(graph.name)}({inputs}) -> ({outputs}) {{"]
     lines += [f"  {_format_op(op, names, elide)}" for op in graph.ops]
     lines.append("}")
@@ -130,7 +134,7 @@ def print_graph(graph: Graph, *, elide: bool = False) -> str:
 def excerpt(graph: Graph, around: Op, context: int = 2) -> str:
     """The lines of the elided graph text around an op, the op's own marked: for error messages."""
     names = _Names(graph)
-    ops = [op for op in graph.ops if op is around or not op.kind.op_name == "const"]
+    ops = [op for op in graph.ops if op is around or op.kind.op_name != "const"]
     at = next(i for i, op in enumerate(ops) if op is around)
     window = range(max(0, at - context), min(len(ops), at + context + 1))
     return "\n".join(f"{'>' if i == at else ' '} {_format_op(ops[i], names, elide=True)}" for i in window)

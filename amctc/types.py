@@ -15,6 +15,7 @@ T7    a quantized type expresses a floating-point type and stores an integer typ
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,8 +126,11 @@ class QuantizedType:
     high: int
 
     def __post_init__(self) -> None:
-        require(self.storage.is_integer and self.expressed.is_float, "T7",
-                f"a quantized type stores an integer and expresses a float, not {self.storage} and {self.expressed}")
+        require(
+            self.storage.is_integer and self.expressed.is_float,
+            "T7",
+            f"a quantized type stores an integer and expresses a float, not {self.storage} and {self.expressed}",
+        )
         require(len(self.scales) == len(self.zero_points) and (self.axis is not None or len(self.scales) == 1), "T3",
                 f"{len(self.scales)} scales and {len(self.zero_points)} zero points with axis {self.axis}")  # fmt: skip
         scales = np.asarray(self.scales, np.float64)
@@ -255,12 +259,10 @@ class TensorType:
 
 
 def format_dim(dim: Dim) -> str:
-    """Text of a dimension: ``3``, ``?``, or a symbol in double quotes."""
+    """Text of a dimension: ``3``, ``?``, or a symbol in double quotes (a JSON string)."""
     if dim is None:
         return "?"
-    if isinstance(dim, int):
-        return str(dim)
-    return '"' + dim.encode("unicode_escape").decode("ascii").replace('"', "\\x22") + '"'
+    return str(dim) if isinstance(dim, int) else json.dumps(dim)
 
 
 def dims_agree(a: Dim, b: Dim) -> bool:

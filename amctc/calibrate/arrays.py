@@ -35,8 +35,6 @@ _DAMAGED = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
-    SyntaxError,
     RuntimeError,  # encrypted; and NotImplementedError, a zip feature that zipfile lacks
     struct.error,
 )
@@ -226,7 +224,10 @@ def _parse_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a file written by Python 2 is read all the same
         parse = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, column_major, dtype = parse(header, max_header_size=MAX_HEADER)
+        try:
+            shape, column_major, dtype = parse(header, max_header_size=MAX_HEADER)
+        except Exception:  # NumPy hands the text to Python's tokenizer and parser, which fail in many ways
+            raise ValueError("its header is malformed") from None
     return shape, column_major, dtype
 
 

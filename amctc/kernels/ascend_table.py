@@ -58,13 +58,13 @@ class _Kernels:
             )
         return lambda x: epilogue.quantize_fp32(x, kind.scale, kind.offset, bits=kind.to.bits, sqrt_mode=kind.sqrt_mode)
 
-    def _watched(self, accumulator: Accumulator, layer: str) -> Kernel:
+    def _watched(self, accumulator: Accumulator, layer: str) -> Callable[[Array], Array]:
         """The accumulator itself where overflow is impossible, else one that reports every call that overflowed."""
         if not accumulator.overflow_possible or self._on_overflow is None:
             return accumulator
         listener = self._on_overflow
 
-        def run(x: Array, *_: Array | None) -> Array:
+        def run(x: Array) -> Array:
             before = accumulator.overflows
             acc = accumulator(x)
             if accumulator.overflows > before:
@@ -99,7 +99,7 @@ class _Kernels:
             scale, shift, _ = unpack_dequant(parameter)
         profile = self._profile
         if profile.dequant_multiplier == "full":
-            return _first(lambda acc: epilogue.dequantize_full_scale(acc, scale, channel_axis=kind.axis))
+            return _first(lambda acc: epilogue.dequantize_full_scale(acc, scale, channel_axis=kind.axis, relu=kind.relu))
 
         def run(acc: Array) -> Array:
             y = epilogue.dequantize_fixpipe(

@@ -28,7 +28,7 @@ from amctc.kernels.windows import (
 
 Array = NDArray[Any]
 
-PATCH_BYTES = 8 << 20  # scratch for gathered patches: large enough that a GEMM runs at full speed, notes/performance B
+PATCH_BYTES = 8 << 20  # scratch for gathered patches; measured flat from 1 to 32 MiB
 
 
 @rounds_once

@@ -23,7 +23,7 @@ Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
-PATCH_BYTES = 4 << 20  # scratch for gathered patches, as int8 and float32; measured flat from 2 to 8 MiB
+PATCH_BYTES = 4 << 20  # scratch for gathered patches, as int8 and float32; measured flat from 4 to 32 MiB
 MERGED_CHANNELS = 32  # groups are merged into dense blocks up to this many channels (notes/performance B)
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 

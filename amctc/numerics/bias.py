@@ -68,12 +68,11 @@ def has_headroom(
 ) -> BoolArray:
     """Per channel: can no input overflow the int32 accumulator? All arrays are [C] int64; the result is [C].
 
-    |bias'| + 128·Σ|w| < 2**31 with bias' = bias_i32 - zero_point·Σw (N8, N9); ``bias_i32`` itself must be an int32,
-    since the file stores it without the fold.
+    |bias'| + 128·Σ|w| < 2**31 with bias' = bias_i32 - zero_point·Σw (N8, N9). The unfolded ``bias_i32`` that the file
+    stores is then an int32 too: |zero_point·Σw| ≤ 128·Σ|w|, so |bias_i32| ≤ |bias'| + 128·Σ|w|.
     """
     folded = bias_i32 - zero_point * weight_sum
-    bound = np.abs(folded) + ACTIVATION_MAGNITUDE * weight_abs_sum
-    return np.asarray((bound < _ACCUMULATOR_LIMIT) & fits_int32(bias_i32), dtype=np.bool_)
+    return np.asarray(np.abs(folded) + ACTIVATION_MAGNITUDE * weight_abs_sum < _ACCUMULATOR_LIMIT, dtype=np.bool_)
 
 
 def rescue_weight_scales(
@@ -171,8 +170,7 @@ def _needed_scale(rows: Float32Array, bias: Float64Array, activation_scale: floa
     with np.errstate(over="ignore"):
         bias_part = bias / activation_scale - zero_point * rows.sum(axis=1, dtype=np.float64)
         weight_part = ACTIVATION_MAGNITUDE * np.abs(rows).sum(axis=1, dtype=np.float64)
-        total = np.maximum(np.abs(bias_part) + weight_part, np.abs(bias / activation_scale))
-    return np.asarray(total / _ACCUMULATOR_LIMIT)
+        return np.asarray((np.abs(bias_part) + weight_part) / _ACCUMULATOR_LIMIT)
 
 
 def _passes(

@@ -47,9 +47,9 @@ def exact_in_float32(
 def k_splits(weight: AnyArray, bias: AnyArray | None = None, activation_magnitude: int = INT8_MAGNITUDE) -> list[int]:
     """Boundaries ``[0, …, K]`` of the fewest consecutive chunks of K whose float32 products are exact.
 
-    ``weight`` is (K, N) integers. ``[0, K]`` when the proof holds for the whole weight with its ``bias`` (N,), or
-    without a bias: when it is only the bias that breaks the bound, it is added as an integer and no cut is needed.
-    Chunks are greedy, each as long as all columns permit, which gives the fewest.
+    ``weight`` is (K, N) integers, ``bias`` (N,) or None. Where the bound of :func:`exact_in_float32` holds no cut is
+    made. Nor is one when only the bias breaks it: a cut would not help, the bias is then added as an integer. Chunks
+    are greedy, each as long as all columns permit, which gives the fewest.
 
     Raises InputError when a single product could exceed the bound.
     """

@@ -4,11 +4,14 @@ The bins divide ``[-2**exponent, 2**exponent)`` evenly, and ``exponent`` is the 
 larger data arrives the range doubles as often as needed, and bins merge in pairs.
 
 **Why order does not matter.** Let w = 2**exponent / half_bins, half_bins a power of two; x goes to bin floor(x / w).
-x / w only shifts the binary exponent of x, so it is exact. For any integer d ≥ 0, ``floor(floor(x / w) / 2**d) =
-floor(x / (2**d · w))``: with n = floor(x / w) and m = floor(n / 2**d), ``m·2**d ≤ n ≤ x/w`` gives m ≤ x/(2**d·w); and
-n < (m+1)·2**d with integers on both sides gives n + 1 ≤ (m+1)·2**d, hence x/w < n + 1 ≤ (m+1)·2**d, so x/(2**d·w) < m
-+ 1. Binning finely and merging pairs d times thus equals binning coarsely. The final exponent is the maximum over the
-data, counts add, minimum and maximum commute: the result depends only on the multiset of values.
+x / w only shifts the binary exponent of x, so it is exact. For any integer d ≥ 0
+
+    floor(floor(x / w) / 2**d) = floor(x / (2**d · w)).
+
+Let n = floor(x / w) and m = floor(n / 2**d). From m·2**d ≤ n ≤ x/w follows m ≤ x/(2**d·w). From n < (m+1)·2**d,
+integers on both sides, follows n+1 ≤ (m+1)·2**d, and x/w < n+1 then gives x/(2**d·w) < m+1. So m is the coarse bin:
+binning finely and merging pairs d times equals binning coarsely. The final exponent is the maximum over the data,
+counts add, minimum and maximum commute: the result depends only on the multiset of values.
 """
 
 from __future__ import annotations

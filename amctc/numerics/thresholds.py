@@ -1,8 +1,8 @@
 """Clipping ranges chosen from a histogram: what calibration hands to :func:`affine_parameters`.
 
-Every method maps a :class:`Histogram` to ``(low, high)`` inside the observed range. The values of a bin are
-represented by its centre, moved inside the observed range: the bins that hold the extremes then sit at the extremes
-when these are atoms (the 6.0 of ReLU6), instead of half a bin outside. The bin of exact zeros is split off.
+Every method maps a :class:`Histogram` to ``(low, high)``, inside the observed range widened to hold 0. For the error
+the values of a bin are represented by its centre, moved inside the observed range: the bins that hold the extremes
+then sit at the extremes when these are atoms (the 6.0 of ReLU6), not half a bin outside. Exact zeros are kept apart.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amctc.data import ArrayData, Data
+from amctc.data import ArrayData, Data, deferred
 from amctc.numerics.histogram import Histogram
+from amctc.numerics.linear import dequantize_linear
 from amctc.schema import OpKind, Trait, register
 from amctc.types import I32, QuantizedType, TensorType
 
@@ -74,3 +75,13 @@ class Dequantize(OpKind):
         assert isinstance(q.elem, QuantizedType)
         self.require(q.elem.storage != I32 or not any(q.elem.zero_points), 2, "an int32 value with a zero point")
         return (TensorType(q.shape, q.elem.expressed),)
+
+
+def dequantized(data: Data, elem: QuantizedType) -> Data:
+    """The real values of stored integers, as a deferred constant."""
+    dtype = elem.expressed.dtype
+    return deferred(
+        "dequantize",
+        lambda q: dequantize_linear(q, elem.scale_array, elem.zero_point_array, axis=elem.axis, dtype=dtype),
+        data, shape=data.shape, dtype=dtype,
+    )  # fmt: skip

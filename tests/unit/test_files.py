@@ -26,6 +26,20 @@ def tree(folder):
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
+def write_and_fail(path, error):
+    with atomic_writer(path) as file:
+        file.write(b"half")
+        raise error
+
+
+def write_set(path, names, error=None):
+    with output_folder(path) as folder:
+        for name in names:
+            folder.write_bytes(name, b"new " + name.encode())
+        if error is not None:
+            raise error
+
+
 def one_line(error):
     text = str(error.value)
     assert "\n" not in text
@@ -216,9 +230,8 @@ def test_atomic_write_makes_and_replaces(tmp_path):
 def test_a_failure_while_writing_leaves_all_as_it_was(tmp_path, error):
     (tmp_path / "a").write_bytes(b"old")
     for name in ("a", "new"):
-        with pytest.raises(type(error)) as seen, atomic_writer(tmp_path / name) as file:
-            file.write(b"half")
-            raise error
+        with pytest.raises(type(error)) as seen:
+            write_and_fail(tmp_path / name, error)
         assert seen.value is error
     assert tree(tmp_path) == {"a": b"old"}
 
@@ -304,9 +317,8 @@ def test_a_failure_in_the_block_leaves_nothing(tmp_path, error):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "a").write_bytes(b"old")
     for name in ("old", "new"):
-        with pytest.raises(type(error)), output_folder(tmp_path / name) as folder:
-            folder.write_bytes("a", b"new")
-            raise error
+        with pytest.raises(type(error)):
+            write_set(tmp_path / name, "ab", error)
     assert tree(tmp_path) == {"old": None, "old/a": b"old"}
 
 
@@ -330,9 +342,8 @@ def test_a_failure_at_any_rename_restores_every_old_file(tmp_path, monkeypatch, 
     monkeypatch.setattr(files.os, "replace", fail)
     if not links:
         monkeypatch.setattr(files.os, "link", no_link)
-    with pytest.raises(AmctcError), output_folder(tmp_path) as folder:
-        for name in "abcd":
-            folder.write_bytes(name, b"new " + name.encode())
+    with pytest.raises(AmctcError):
+        write_set(tmp_path, "abcd")
     assert tree(tmp_path) == {"a": b"old a", "c": b"old c"}
 
 
@@ -348,9 +359,8 @@ def test_a_target_that_is_a_link_or_folder_is_refused_at_once(tmp_path):
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "dir").mkdir()
     for name in ("link", "dir"):
-        with pytest.raises(UsageError), output_folder(tmp_path) as folder:
-            folder.write_bytes("fine", b"x")
-            folder.write_bytes(name, b"x")
+        with pytest.raises(UsageError):
+            write_set(tmp_path, ["fine", name])
     assert tree(tmp_path) == {"file": b"f", "link": b"f", "dir": None}
 
 

@@ -123,6 +123,19 @@ def test_quantize_fp16_rounds_its_input_first(x, q32, q16):
     assert quantize_fp16(f32([x]), 0.25, -512)[0] == q16
 
 
+def test_quantize_fp16_is_numpys_float16_arithmetic():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(50000) * 40).astype(f16)
+    for scale, offset in [(1.37, 0), (0.713, 3), (2.9, -77), (0.0101, 127)]:
+        root = f16(np.sqrt(scale))
+        np.testing.assert_array_equal(
+            quantize_fp16(x, scale, offset), np.clip(np.rint(x * f16(scale) + f16(offset)), -128, 127)
+        )
+        np.testing.assert_array_equal(
+            quantize_fp16(x, root, offset, sqrt_mode=True), np.clip(np.rint(x * root * root + f16(offset)), -128, 127)
+        )
+
+
 def test_quantize_per_channel_keeps_shape():
     x = np.ones((2, 3, 4, 5), f32)
     q = quantize_fp32(x, [1, 2, 3], [0, 1, 0], channel_axis=1)

@@ -217,6 +217,17 @@ def test_a_folded_bias_outside_int32_is_refused_with_its_rules():
     with pytest.raises(LimitError, match="N8, N9"):
         prepare_conv(np.full((1, 1, 1, 1), 1, np.int8), np.int32([-(2**31)]), **ONE, offset_x=1)
     assert prepare_gemm(np.int8([[1]]), np.int32([-(2**31)]), offset_x=0).overflow_possible
+    with pytest.raises(LimitError, match="2147483648"):
+        prepare_gemm(np.int8([[1]]), np.int32([2**31 - 1]), offset_x=-1)
+    assert prepare_gemm(np.int8([[1]]), np.int32([2**31 - 2]), offset_x=-1).overflow_possible
+
+
+@pytest.mark.parametrize(("bias", "possible"), [(2**31 - 1 - 256, False), (2**31 - 256, True), (-(2**31) + 256, True)])
+def test_depthwise_overflow_is_decided_by_the_weights(bias, possible):
+    """128 · (1 + 1) + |bias| against 2^31."""
+    kernel = prepare_conv(np.int8([[[1, -1]]] * 2), np.int32([0, bias]), strides=(1,), pads=(0, 0), dilations=(1,),
+                          group=2)  # fmt: skip
+    assert kernel.overflow_possible == possible
 
 
 def test_depthwise_is_exact_for_a_kernel_past_the_float32_bound():

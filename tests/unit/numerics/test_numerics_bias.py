@@ -77,7 +77,8 @@ def test_headroom_is_strict_and_counts_the_fold() -> None:
     assert not one(2**31 - 128, 1, 1, 0)
     assert not one(2**31 - 1 - 128, -1, 1, 1)  # the fold adds 1
     assert one(-(2**31) + 129, 1, 1, 0)
-    assert not one(2**31, 100, 100, 127)  # the fold would help, but the file stores the unfolded bias
+    assert not one(2**31, 100, 100, 127)  # the fold helps by less than the products take
+    assert not one(2**31, -100, 100, -128)
 
 
 def test_layers_with_headroom_are_left_alone() -> None:
@@ -130,14 +131,14 @@ def test_rescue_works_along_any_channel_axis() -> None:
     np.testing.assert_allclose(new[1], 1e6 / 1e-3 / 2**31, rtol=1e-4)
 
 
-def test_rescue_because_of_the_weights_alone() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rescue_because_of_the_weights_alone(sign: int) -> None:
     """140 000 weights of full scale: 128·127·K is above 2**31 although the bias is zero."""
-    w = np.ones((1, 140_000), np.float32)
+    w = np.full((1, 140_000), sign, np.float32)
     new, rescued = rescue_weight_scales(w, weight_scales(w, axis=0), None, activation_scale=0.1, zero_point=0, axis=0)
     assert rescued.all()
     codes = quantize_weight(w, new, axis=0).astype(np.int64)
-    assert 128 * np.abs(codes).sum() < 2**31
-    assert codes.max() == 119  # the largest code with 128·code·140000 < 2**31
+    assert set(codes.reshape(-1).tolist()) == {119 * sign}  # the largest code with 128·code·140000 < 2**31
 
 
 def test_rescue_refuses_the_impossible_and_the_malformed() -> None:

@@ -64,7 +64,7 @@ def test_weights(name: str) -> None:
 
 
 def check_asymmetric(parameters: dict[str, Any], data: dict[str, np.ndarray], name: str) -> None:
-    """The tool rounds max - min to float32 before it divides; our scale is rounded once: they differ by one ulp at most."""
+    """The tool rounds max - min to float32 before it divides, we round once: the scales differ by one ulp at most."""
     rows = channel_rows(data["in_weight"], name, parameters.get("groups", 1)).astype(np.float64)
     rows = rows if parameters["channel_wise"] else rows.reshape(1, -1)
     pairs = [affine_parameters(r.min(), r.max(), bits=parameters["num_bits"]) for r in rows]

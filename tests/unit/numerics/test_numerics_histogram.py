@@ -69,7 +69,7 @@ def test_atom_at_the_upper_end_is_kept() -> None:
     assert h.zeros == (relu6 == 0.0).sum()
 
 
-@pytest.mark.parametrize("values", [[0.0], [-0.0, 0.0], [0.0] * 5])
+@pytest.mark.parametrize("values", [[0.0], [-0.0], [-0.0, 0.0], [0.0] * 5])
 def test_zeros_only(values: list[float]) -> None:
     h = observed(values)
     assert h.counts[h.half_bins] == h.zeros == h.count == len(values)

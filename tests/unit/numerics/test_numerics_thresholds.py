@@ -188,6 +188,13 @@ def test_mse_of_degenerate_data(values: list[float], symmetric: bool) -> None:
     assert low <= 0.0 <= high
 
 
+@pytest.mark.parametrize("values", [[1e-9, 2e-9], [-1e-8, 1e-8], [0.0]])
+def test_mse_prefers_the_full_range_among_equals(values: list[float]) -> None:
+    """Below the smallest scale every range has scale 1, so all losses are equal."""
+    h = observed(values)
+    assert mse(h) == (min(h.low, 0.0), h.high)
+
+
 def test_mse_of_too_many_codes_is_min_max() -> None:
     h = observed(samples("outlier"))
     assert mse(h, bits=16) == min_max(h)

@@ -1,0 +1,160 @@
+"""Check the invariants of a graph.
+
+Most broken graphs cannot be built. This checks what a graph is after it was assembled from raw :class:`~amctc.ir.Op`
+objects, read from a damaged file, or returned by a pass of somebody else:
+
+====  ==========================================================================================
+G1    interface names are unique and not empty, one per output
+G2    every value in use is a result of the op it names or one of the graph's inputs
+G3    no value depends on itself
+G4    an op's results name that op and their place among its results
+G5    operands come in the declared number, and result types are what the op infers from them
+      (a carried op's count only, once its operands' types are not those it was imported with)
+G6    constants and defaults of inputs have the element type and shape of their type; ``deep``: so
+      has what is read, and stored integers lie inside the storage range
+G7    types keep their own rules T1 to T7 (:mod:`amctc.types`)
+====  ==========================================================================================
+
+A symbolic dimension comes from an input or a carried op: by G5 no other op can bring one in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from amctc.data import Data
+from amctc.errors import AmctcError, InputError, VerificationError
+from amctc.ir import Constant, Graph, GraphInput, Op, Result, Value, layer_name
+from amctc.ops import onnx
+from amctc.text import excerpt
+from amctc.types import QuantizedType, TensorType, shapes_agree
+
+
+def verify(graph: Graph, *, deep: bool = False) -> None:
+    """Raise the first violation: :class:`VerificationError` (G…) or :class:`TypeConstraintError` (T…, C…).
+
+    ``deep`` also reads every constant, one at a time. Takes time linear in the graph.
+    """
+    for error in violations(graph, deep=deep):
+        raise error
+
+
+def violations(graph: Graph, *, deep: bool = False) -> Iterator[AmctcError]:
+    """All violations, interface first, then in topological order; G2 and G3 end the search.
+
+    Each costs another walk over the graph, for the excerpt of its text.
+    """
+    yield from _interface(graph)
+    sound: set[TensorType] = set()
+    for value in graph.inputs:
+        try:
+            _check_type(value.type, sound)
+            if value.default is not None:
+                _check_data(value.default, value.type, deep)
+        except InputError as error:
+            yield error.located(f"input {value.name}")
+    try:
+        ops = _ordered(graph)
+    except VerificationError as error:
+        yield error
+        return
+    for op in ops:
+        try:
+            _check_op(op, sound, deep)
+        except InputError as error:
+            error.detail = excerpt(graph, op)
+            yield error.located(layer_name(op))
+
+
+def _interface(graph: Graph) -> Iterator[VerificationError]:
+    if len(graph.outputs) != len(graph.output_names):
+        yield VerificationError(f"{len(graph.outputs)} outputs with {len(graph.output_names)} names", rule="G1")
+    for side, names in (("inputs", tuple(i.name for i in graph.inputs)), ("outputs", graph.output_names)):
+        if bad := [name for name, count in Counter(names).items() if count > 1 or not name]:
+            yield VerificationError(f"{side} named {', '.join(map(repr, bad))} lack a name of their own", rule="G1")
+
+
+def _ordered(graph: Graph) -> list[Op]:
+    """The ops, operands before users. Unlike :attr:`Graph.ops` it survives a cycle (G3)."""
+    inputs = frozenset(graph.inputs)
+    order: list[Op] = []
+    finished: dict[Op, bool] = {}  # False while the op's operands are being visited
+    stack = [op for v in reversed(graph.outputs) if (op := _producer(v, inputs, None)) is not None]
+    while stack:
+        op = stack[-1]
+        if op in finished:
+            stack.pop()
+            if not finished[op]:
+                finished[op] = True
+                order.append(op)
+            continue
+        finished[op] = False
+        for operand in reversed(op.operands):
+            needed = None if operand is None else _producer(operand, inputs, op)
+            if needed is None:
+                continue
+            if finished.get(needed) is False:
+                raise _broken("G3", f"a result of {needed.kind.op_name} depends on itself", op)
+            stack.append(needed)
+    return order
+
+
+def _producer(value: Value, inputs: frozenset[GraphInput], user: Op | None) -> Op | None:
+    """The op that computes ``value``, ``None`` for an input of the graph."""
+    op = value.producer
+    if op is None and value not in inputs:
+        raise _broken("G2", f"value %{value.name} is neither computed nor a graph input", user)
+    if isinstance(value, Result) and not any(value is r for r in value.op.results[value.index : value.index + 1]):
+        raise _broken("G2", f"value %{value.name} is not the result of {value.op.kind.op_name} it says it is", user)
+    return op
+
+
+def _broken(rule: str, what: str, op: Op | None) -> VerificationError:
+    where = "a graph output" if op is None else layer_name(op)
+    return VerificationError(what, rule=rule, where=where, detail=None if op is None else repr(op))
+
+
+def _check_op(op: Op, sound: set[TensorType], deep: bool) -> None:
+    kind, types = op.kind, tuple(r.type for r in op.results)
+    if any(r.op is not op or r.index != i for i, r in enumerate(op.results)):
+        raise VerificationError(f"a result of {kind.op_name} says it is another's", rule="G4")
+    for type_ in types:
+        _check_type(type_, sound)
+    if isinstance(kind, Constant):
+        _check_data(kind.data, types[0], deep)
+    operands = tuple(None if o is None else o.type for o in op.operands)
+    kind.check_arity(operands)
+    if isinstance(kind, onnx.Node) and any(a != b for a, b in zip_longest(operands, kind.operand_types)):
+        inferred = types if len(types) == len(kind.result_types) else kind.result_types
+    else:
+        inferred = kind.infer(*operands)
+    if inferred != types:
+        gives, has = ", ".join(map(str, inferred)), ", ".join(map(str, types))
+        raise VerificationError(f"{kind.op_name} gives {gives}, not {has}", rule="G5")
+
+
+def _check_type(type_: TensorType, sound: set[TensorType]) -> None:
+    if type_ not in sound:
+        if isinstance(type_.elem, QuantizedType):
+            type_.elem.__post_init__()
+        type_.__post_init__()
+        sound.add(type_)
+
+
+def _check_data(data: Data, type_: TensorType, deep: bool) -> None:
+    elem = type_.elem
+    if data.dtype != elem.dtype or not shapes_agree(data.shape, type_.shape):
+        raise VerificationError(f"{data.dtype}{list(data.shape)} data for {type_}", rule="G6")
+    if not deep:
+        return
+    array = data.read()
+    if array.dtype != data.dtype or array.shape != data.shape:
+        raise VerificationError(f"{array.dtype}{list(array.shape)} was read for {type_}", rule="G6")
+    if not array.size or not (isinstance(elem, QuantizedType) or elem.bits < 8):
+        return  # every bit pattern is a value
+    low, high = (elem.low, elem.high) if isinstance(elem, QuantizedType) else elem.integer_range
+    least, most = int(array.min()), int(array.max())
+    if not low <= least <= most <= high:
+        raise VerificationError(f"stored integers from {least} to {most} exceed [{low}, {high}]", rule="G6")

@@ -1,0 +1,91 @@
+"""Facts that passes require, ensure and keep."""
+
+from __future__ import annotations
+
+from amctc.contract import Fact
+from amctc.ir import Graph, Value, constant_data, layer_name
+from amctc.ops import ascend, nn, quant
+from amctc.types import U64, QuantizedType
+
+
+def _none_of(graph: Graph, kinds: tuple[type, ...]) -> str | None:
+    for op in graph.ops:
+        if isinstance(op.kind, kinds):
+            return f"{layer_name(op)} is {op.kind.op_name}"
+    return None
+
+
+ASCEND_OPS = (ascend.Quant, ascend.Conv, ascend.MatMul, ascend.Dequant, ascend.Requant, ascend.AntiQuant)
+
+UNQUANTIZED = Fact("unquantized", lambda g: _none_of(g, (quant.Quantize, quant.Dequantize, *ASCEND_OPS)))
+"""A float graph, observers allowed."""
+
+NOT_LOWERED = Fact("not lowered", lambda g: _none_of(g, ASCEND_OPS))
+"""No op of the target yet."""
+
+UNOBSERVED = Fact("without observers", lambda g: _none_of(g, (quant.Observe,)))
+
+
+def _lowered(graph: Graph) -> str | None:
+    for op in graph.ops:
+        for result in op.results:
+            if isinstance(result.type.elem, QuantizedType):
+                return f"{layer_name(op)} has type {result.type.elem.storage} with a scale"
+    return None
+
+
+LOWERED = Fact("lowered", _lowered)
+"""No quantized element type is left: scales are operands and attributes of ``ascend`` ops."""
+
+
+def _packed(graph: Graph) -> str | None:
+    for op in graph.ops:
+        if isinstance(op.kind, ascend.Dequant | ascend.Requant):
+            scale = op.operands[1]
+            assert scale is not None
+            if scale.type.elem != U64:
+                return f"the parameter of {layer_name(op)} is {scale.type.elem}"
+    return None
+
+
+PACKED = Fact("packed", _packed)
+"""Dequantization and requantization parameters are uint64 words (N11)."""
+
+
+def is_quantized(value: Value | None) -> bool:
+    """True for a value that has just been dequantized."""
+    return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Dequantize)
+
+
+def quantized_type(value: Value | None) -> QuantizedType:
+    """The quantized type under a dequantized value."""
+    assert value is not None
+    assert value.producer is not None
+    source = value.producer.operands[0]
+    assert source is not None
+    elem = source.type.elem
+    assert isinstance(elem, QuantizedType)
+    return elem
+
+
+def _weights_quantized(graph: Graph) -> str | None:
+    for op in graph.ops:
+        if isinstance(op.kind, nn.Layer) and is_quantized(op.operands[0]) and constant_data(op.operands[1]) is not None:
+            return f"the weight of {layer_name(op)} is float while its input is quantized"
+    return None
+
+
+WEIGHTS_QUANTIZED = Fact("weights quantized", _weights_quantized)
+"""Every layer with a quantized input has a quantized weight."""
+
+
+def _biases_quantized(graph: Graph) -> str | None:
+    for op in graph.ops:
+        both = isinstance(op.kind, nn.Layer) and is_quantized(op.operands[0]) and is_quantized(op.operands[1])
+        if both and constant_data(op.operand(2)) is not None:
+            return f"the bias of {layer_name(op)} is float while its input and weight are quantized"
+    return None
+
+
+BIASES_QUANTIZED = Fact("biases quantized", _biases_quantized)
+"""Every layer with a quantized input and weight has a quantized bias, or none."""

@@ -1,0 +1,1 @@
+"""Passes that merge ops into the layer beside them."""

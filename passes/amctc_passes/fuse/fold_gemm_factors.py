@@ -1,0 +1,25 @@
+"""Fold alpha and beta of Gemm into its constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from amctc.contract import Contract, Rounding
+from amctc.pipeline import PatternPass, register
+from amctc.rewrite import Rewrite
+from amctc_patterns import gemm
+from amctc_passes.facts import UNQUANTIZED
+
+
+@register
+@dataclass(frozen=True)
+class FoldGemmFactors(PatternPass):
+    """Fold alpha and beta into weight and bias, and spread the bias to one per output: the form of integer Gemm."""
+
+    name: ClassVar[str] = "fold-gemm-factors"
+    contract: ClassVar[Contract] = Contract(effect=Rounding(units=2), requires=(UNQUANTIZED,))
+
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        """One rewrite per Gemm with factors."""
+        return (gemm.fold_gemm_factors,)

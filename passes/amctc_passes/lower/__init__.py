@@ -1,0 +1,1 @@
+"""Passes that lower a quantized graph to the integer op set of the target."""

@@ -1,0 +1,72 @@
+"""Do what the target's graph compiler does to a deploy file: fuse dequantize, activation and quantize."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from amctc.contract import Contract, Lossy
+from amctc.ir import Graph, Op, Value, apply
+from amctc.ops import ascend
+from amctc.pipeline import Context, Pass, register
+from amctc.rewrite import Rewrite, apply_rewrites
+from amctc.schema import OpKind
+from amctc.substitute import convert
+from amctc.targets import Profile, load_profile
+from amctc_passes.facts import LOWERED
+from amctc_patterns import requant
+
+
+@register
+@dataclass(frozen=True)
+class FuseRequant(Pass):
+    """Fuse dequant + activation + quant into requant where the target does (N17 to N19), and relu into dequant (N12).
+
+    Quantizers move before max pooling and concatenation first, where the profile says the target works on int8 there.
+    Fused and unfused forms give different numbers, so the interpreter runs this on every deploy file it loads.
+    """
+
+    target: str = ""
+
+    name: ClassVar[str] = "fuse-requant"
+    contract: ClassVar[Contract] = Contract(effect=Lossy(bound=2), requires=(LOWERED,), keeps=(LOWERED,))
+
+    def __post_init__(self) -> None:
+        if self.target:
+            load_profile(self.target)
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Share equal quantizers, then rewrite to a fixpoint."""
+        profile = load_profile(self.target) if self.target else context.target
+        return apply_rewrites(_shared_quantizers(graph), self.rewrites(profile), context.log)
+
+    @staticmethod
+    def rewrites(profile: Profile) -> tuple[Rewrite, ...]:
+        """The fusions that ``profile`` makes."""
+        rules: list[Rewrite] = []
+        if profile.requant != "unfused":
+            if profile.max_pool_int8 == "int8":
+                rules.append(requant.quantize_before_pool)
+            rules += [requant.quantize_before_concat(profile.c0["i8"]), requant.fuse_requant]
+        return (*rules, requant.fuse_dequant_relu)
+
+
+def _shared_quantizers(graph: Graph) -> Graph:
+    """One AscendQuant per value and parameters: the compiler merges equal ones before it counts readers."""
+    known: dict[tuple[OpKind, Value | None], Value] = {}
+
+    def shared(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+        if not isinstance(op.kind, ascend.Quant):
+            return None
+        key = (op.kind, operands[0])
+        if key in known:
+            return (known[key],)
+        if operands[0] is op.operands[0]:
+            known[key] = op.result
+            return (op.result,)
+        known[key] = apply(op.kind, operands[0], name=op.result.name)
+        return (known[key],)
+
+    return convert(graph, shared)
+
+

@@ -1,0 +1,1 @@
+"""Pipelines by name: one TOML file each."""

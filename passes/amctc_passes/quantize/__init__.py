@@ -1,0 +1,1 @@
+"""Passes that calibrate, place quantizers and quantize weights and biases."""

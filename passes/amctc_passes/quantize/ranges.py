@@ -1,0 +1,73 @@
+"""From an observed histogram to a quantized type: method, symmetry, and the relu6 rule of the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from amctc.analysis import value_range
+from amctc.ir import Value
+from amctc.numerics import thresholds
+from amctc.numerics.affine import affine_parameters
+from amctc.numerics.histogram import Histogram
+from amctc.types import I4, I8, I16, QuantizedType
+
+Method = Literal["mse", "percentile", "min-max"]
+
+STORAGE = {4: I4, 8: I8, 16: I16}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How an activation is quantized: bits of storage, symmetric around zero or not, and how its range is chosen."""
+
+    bits: int
+    symmetric: bool
+    method: Method
+    percentile: float
+
+    def quantized_type(self, histogram: Histogram, value: Value) -> QuantizedType:
+        """The per-tensor type for ``value``, whose observations ``histogram`` holds."""
+        low, high = self._range(histogram)
+        scale, zero_point = affine_parameters(low, high, bits=self.bits, symmetric=self.symmetric)
+        bounds = value_range(value)
+        if bounds.low >= 0 and bounds.high == RELU6:
+            scale = below_relu6(scale, zero_point, self.bits)
+        return QuantizedType.per_tensor(float(scale), zero_point, STORAGE[self.bits])
+
+    def _range(self, histogram: Histogram) -> tuple[float, float]:
+        if self.method == "percentile":
+            return thresholds.percentile(histogram, self.percentile)
+        if self.method == "mse":
+            return thresholds.mse(histogram, bits=self.bits, symmetric=self.symmetric)
+        return thresholds.min_max(histogram)
+
+
+RELU6 = 6.0
+
+
+def relu6_is_relu(scale_attribute: float, offset: int, bits: int = 8) -> bool:
+    """N19: the quantizer saturates below 6, so Relu6 before it may be a Relu: (127 - offset) / scale < 6 in float32.
+
+    ``scale_attribute`` is AscendQuant's, the reciprocal of the step.
+    """
+    top = np.float32((1 << (bits - 1)) - 1 - offset)
+    return bool(top / np.float32(scale_attribute) < np.float32(RELU6))
+
+
+def below_relu6(scale: np.float32, zero_point: int, bits: int) -> np.float32:
+    """The largest float32 step not above ``scale`` whose quantizer saturates strictly below 6 (N19).
+
+    Only a step that reaches 6 by rounding is lowered, by a few units in the last place; one that reaches well past 6
+    (a range wider than the activation, which no observation gives) is left alone.
+    """
+    candidate = scale
+    for _ in range(64):
+        with np.errstate(divide="ignore"):
+            reciprocal = np.float32(1.0) / candidate
+        if relu6_is_relu(float(reciprocal), zero_point, bits):
+            return candidate
+        candidate = np.nextafter(candidate, np.float32(0))
+    return scale

@@ -1,0 +1,1 @@
+"""Rewrites and nothing else, one module per subject. Passes choose among them; they never choose passes."""

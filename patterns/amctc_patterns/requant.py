@@ -1,0 +1,110 @@
+"""What the target's graph compiler fuses (N12, N17, N18, N19): dequantize + activation + quantize into one step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from amctc.contract import Exact, Lossy
+from amctc.ir import Value, apply, const
+from amctc.numerics.fixed_point import requant_scale, unpack_dequant
+from amctc.ops import ascend, nn
+from amctc.pattern import Match, NoMatch, any_value, either, op, weight
+from amctc.rewrite import Rewrite, rewrite
+from amctc.types import I8, Array
+
+acc, scale = any_value(name="acc"), weight(name="scale")
+dequant = op(ascend.Dequant, acc, scale, uses=1)
+ACTIVATIONS: tuple[type[nn.Activation], ...] = (nn.Relu, nn.LeakyRelu, nn.Clip)
+activation = op(ACTIVATIONS, dequant, uses=1)
+quant = op(ascend.Quant, either(activation, dequant), where=lambda k: k.to == I8 and not k.sqrt_mode,
+           wanted="plain int8 quantization")  # fmt: skip
+
+
+@rewrite(quant, effect=Lossy(bound=2))
+def fuse_requant(m: Match) -> Value:
+    """quant(activation(dequant(acc))) is requant(acc) when nothing else reads what lies between (N17, N18, N19)."""
+    kind = m[quant]
+    multiplier = requant_scale(dequant_scale(m[scale]), np.float32(kind.scale))
+    if not (np.isfinite(multiplier).all() and (multiplier > 0).all()):
+        raise NoMatch("the product of the scales leaves float32")
+    slope = _slope(m[activation] if activation in m else None, kind)
+    if m[dequant].relu:
+        slope = 0.0
+    parameter = const(multiplier, name=_parameter_name(m))
+    return apply(ascend.Requant(m[dequant].axis, kind.offset, slope), m[acc], parameter)
+
+
+def dequant_scale(parameter: Array) -> Array:
+    """The float32 scale of a dequantization parameter, packed (N11) or not."""
+    return unpack_dequant(parameter)[0] if parameter.dtype == np.uint64 else parameter
+
+
+def _parameter_name(m: Match) -> str | None:
+    name = m.value(scale).name
+    return None if name is None else f"{name}.requant"
+
+
+def _slope(kind: nn.Activation | None, quantizer: ascend.Quant) -> float:
+    """What a negative accumulator is multiplied by, beside the scale; declines an activation that does not fuse."""
+    if kind is None:
+        return 1.0
+    if isinstance(kind, nn.Relu):
+        return 0.0
+    if isinstance(kind, nn.LeakyRelu):
+        if not 0 <= kind.alpha <= 1:
+            raise NoMatch(f"leaky relu of slope {kind.alpha:g}")
+        return kind.alpha
+    if (kind.low, kind.high) != (0.0, 6.0):
+        raise NoMatch(f"clip to [{kind.low:g}, {kind.high:g}] is not relu6")
+    top = np.float32(127 - quantizer.offset) / np.float32(quantizer.scale)
+    if not top < np.float32(6.0):
+        raise NoMatch(f"the quantizer reaches {top:g}, so relu6 is not relu (N19)")
+    return 0.0
+
+
+relu = op(nn.Relu, dequant)
+
+
+@rewrite(relu, effect=Exact())
+def fuse_dequant_relu(m: Match) -> Value:
+    """relu(dequant(acc)) is dequant with its relu flag (N12: the negative branch is multiplied by 0)."""
+    kind = m[dequant]
+    return apply(ascend.Dequant(kind.axis, kind.to, True), m[acc], m.value(scale))
+
+
+pooled_value = any_value(name="x")
+pool = op(nn.MaxPool, pooled_value, uses=1)
+pooled = op(ascend.Quant, pool)
+
+
+@rewrite(pooled, effect=Exact())
+def quantize_before_pool(m: Match) -> Value:
+    """quant(max_pool(x)) is max_pool(quant(x)): quantization is monotonic (N26, max_pool_int8)."""
+    value = m[pooled_value]
+    inner = apply(m[pooled], value, name=f"{value.name}.quant" if value.name else None)
+    return apply(m[pool], inner)
+
+
+concat = op(nn.Concat, ..., uses=1)
+joined = op(ascend.Quant, concat)
+
+
+def quantize_before_concat(block: int) -> Rewrite:
+    """The concat rule for a target whose channel block holds ``block`` int8 values (N19)."""
+
+    @rewrite(joined, effect=Exact())
+    def quantize_before_concat(m: Match) -> Value:
+        """quant(concat(xs)) is concat of quant(x): one scale, channels aligned to the block (N19)."""
+        root = m.value(concat).producer
+        assert root is not None
+        values = [v for v in root.operands if v is not None]
+        rank = values[0].type.rank
+        if m[concat].axis % rank != 1:
+            raise NoMatch("joined along another axis than the channels")
+        channels = [v.type.dims[1] for v in values]
+        if not all(isinstance(c, int) and c % block == 0 for c in channels):
+            raise NoMatch(f"channels {channels} are not multiples of {block}")
+        parts = [apply(m[joined], v, name=f"{v.name}.quant" if v.name else None) for v in values]
+        return apply(m[concat], *parts)
+
+    return quantize_before_concat
