@@ -1,3 +1,65 @@
-"""amctc: a compiler for model compression that targets Huawei Ascend NPUs."""
+"""amctc: a compiler for model compression that targets Huawei Ascend NPUs.
+
+The names here are the stable surface; they are imported when first used, so that ``import amctc`` is cheap. The decorator that makes
+a rewrite is ``amctc.rewrite.rewrite``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from amctc import testing
+    from amctc.api import Compression, compress, evaluate, load, open_samples_for, save
+    from amctc.contract import Changes, Contract, Exact, Fact, Lossy, Rounding
+    from amctc.errors import AmctcError
+    from amctc.ir import Graph, Op, Value, apply, const
+    from amctc.ops import ascend, nn, onnx, quant
+    from amctc.parser import parse_graph
+    from amctc.pattern import Match, NoMatch, any_value, either, op, weight
+    from amctc.pipeline import Context, Pass, PatternPass, Pipeline, register
+    from amctc.rewrite import Rewrite, apply_rewrites, explain
+    from amctc.session import Session
+    from amctc.text import print_graph
+
+_HOME = {
+    "amctc.api": ("Compression", "compress", "evaluate", "load", "open_samples_for", "save"),
+    "amctc.contract": ("Changes", "Contract", "Exact", "Fact", "Lossy", "Rounding"),
+    "amctc.errors": ("AmctcError",),
+    "amctc.ir": ("Graph", "Op", "Value", "apply", "const"),
+    "amctc.parser": ("parse_graph",),
+    "amctc.pattern": ("Match", "NoMatch", "any_value", "either", "op", "weight"),
+    "amctc.pipeline": ("Context", "Pass", "PatternPass", "Pipeline", "register"),
+    "amctc.rewrite": ("Rewrite", "apply_rewrites", "explain"),
+    "amctc.session": ("Session",),
+    "amctc.text": ("print_graph",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_DIALECTS = ("ascend", "nn", "onnx", "quant")
+
+__all__ = [
+    "AmctcError", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Graph", "Lossy", "Match", "NoMatch",
+    "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value", "apply",
+    "apply_rewrites", "ascend", "compress", "const", "either", "evaluate", "explain", "load", "nn", "onnx", "op",
+    "open_samples_for", "parse_graph", "print_graph", "quant", "register", "save", "testing", "weight",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    elif name in _DIALECTS:
+        value = importlib.import_module(f"amctc.ops.{name}")
+    elif name == "testing":
+        value = importlib.import_module("amctc.testing")
+    else:
+        raise AttributeError(f"module 'amctc' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

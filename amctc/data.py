@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,25 +145,37 @@ class DeferredData(Data):
         self.label, self.recipe, self.inputs = label, recipe, inputs
 
     def read(self) -> Array:
-        """Evaluate the recipe; chains of recipes are walked without recursion."""
+        """Evaluate the recipe and those it rests on, without recursion; arrays are let go after their last use."""
+        order = self._order()
+        awaited = Counter(id(i) for node in order if isinstance(node, DeferredData) for i in node.inputs)
         done: dict[int, Array] = {}
+        for node in order:
+            if not isinstance(node, DeferredData):
+                done[id(node)] = node.read()
+                continue
+            done[id(node)] = node._evaluate([done[id(i)] for i in node.inputs])
+            for used in map(id, node.inputs):
+                awaited[used] -= 1
+                if not awaited[used]:
+                    del done[used]
+        return done[id(self)]
+
+    def _order(self) -> list[Data]:
+        """All data this rests on, inputs before what is computed from them, itself last."""
+        order: list[Data] = []
+        seen: set[int] = set()
         stack: list[Data] = [self]
         while stack:
             node = stack[-1]
-            if id(node) in done:
-                stack.pop()
-                continue
-            if not isinstance(node, DeferredData):
-                done[id(node)] = node.read()
-                stack.pop()
-                continue
-            missing = [i for i in node.inputs if id(i) not in done]
+            missing = [i for i in node.inputs if id(i) not in seen] if isinstance(node, DeferredData) else []
             if missing:
                 stack.extend(missing)
                 continue
-            done[id(node)] = node._evaluate([done[id(i)] for i in node.inputs])
             stack.pop()
-        return done[id(self)]
+            if id(node) not in seen:
+                seen.add(id(node))
+                order.append(node)
+        return order
 
     def _evaluate(self, arrays: list[Array]) -> Array:
         result = np.asarray(self.recipe(*arrays))

@@ -120,8 +120,8 @@ def op(
         if named is not None and not (specs and specs[-1].variadic) and len(named) > len(specs):
             raise ValueError(f"{k.op_name} has {len(specs)} operands, the pattern names {len(named)}")
         least = sum(not (s.optional or s.variadic) for s in specs)
-        if len(operands) < least:
-            raise ValueError(f"{k.op_name} has at least {least} operands, the pattern names {len(operands)}")
+        if named is not None and len(named) < least:
+            raise ValueError(f"{k.op_name} has at least {least} operands, the pattern names {len(named)}")
     if where is not None and not wanted:
         raise ValueError("say in wanted= what where= asks for: a declined match explains itself with it")
     return OpPattern(kinds, named, uses, readers, where, wanted, name=name)

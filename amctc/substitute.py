@@ -116,17 +116,21 @@ def convert(graph: Graph, conversion: Conversion) -> Graph:
         if results is None:
             same = all(a is b for a, b in zip(operands, op.operands, strict=True))
             results = (op if same else with_operands(op, operands)).results
-        for old, new in zip(op.results, results, strict=True):
-            values[old] = new if new.producer in seen else _named(new, old.name)
+        values.update(zip(op.results, _named(op.results, results, seen), strict=True))
         seen.update(values[r].producer for r in op.results)
     outputs = tuple(values[o] for o in graph.outputs)
     return graph if outputs == graph.outputs else graph.with_outputs(outputs)
 
 
-def _named(value: Value, name: str | None) -> Value:
-    """A value just built, under ``name`` if it has none of its own."""
-    if not isinstance(value, Result) or value.name is not None or name is None:
-        return value
-    op = value.op
-    names = tuple(name if r is value else r.name for r in op.results)
-    return Op(op.kind, op.operands, tuple(r.type for r in op.results), names, op.origins).results[value.index]
+def _named(old: Sequence[Value], new: Sequence[Value], kept: set[Op | None]) -> list[Value]:
+    """``new`` with those that have no name under that of ``old``; ops of ``kept`` are left as they are."""
+    names: dict[Value, str | None] = {}
+    for was, now in zip(old, new, strict=True):
+        if now.name is None and now.producer is not None and now.producer not in kept:
+            names.setdefault(now, was.name)
+    ops: dict[Op | None, Op] = {}
+    for op in dict.fromkeys(value.producer for value in names):
+        assert op is not None
+        types, own = tuple(r.type for r in op.results), tuple(names.get(r, r.name) for r in op.results)
+        ops[op] = Op(op.kind, op.operands, types, own, op.origins)
+    return [ops[v.op].results[v.index] if isinstance(v, Result) and v.op in ops else v for v in new]

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import zip_longest
 
 from amctc.data import Data
@@ -42,15 +43,11 @@ def verify(graph: Graph, *, deep: bool = False) -> None:
 
 
 def violations(graph: Graph, *, deep: bool = False) -> Iterator[AmctcError]:
-    """All violations, interface first, then in topological order; G2 and G3 end the search.
-
-    Each costs another walk over the graph, for the excerpt of its text.
-    """
+    """All violations, the interface's first, then by topological order of the ops; G2 and G3 end the search."""
     yield from _interface(graph)
-    sound: set[TensorType] = set()
     for value in graph.inputs:
         try:
-            _check_type(value.type, sound)
+            _check_type(value.type)
             if value.default is not None:
                 _check_data(value.default, value.type, deep)
         except InputError as error:
@@ -62,9 +59,10 @@ def violations(graph: Graph, *, deep: bool = False) -> Iterator[AmctcError]:
         return
     for op in ops:
         try:
-            _check_op(op, sound, deep)
+            _check_op(op, deep)
         except InputError as error:
-            error.detail = excerpt(graph, op)
+            with suppress(TypeError, ValueError):  # broken types and attributes may have no text
+                error.detail = excerpt(graph, op)
             yield error.located(layer_name(op))
 
 
@@ -116,12 +114,12 @@ def _broken(rule: str, what: str, op: Op | None) -> VerificationError:
     return VerificationError(what, rule=rule, where=where, detail=None if op is None else repr(op))
 
 
-def _check_op(op: Op, sound: set[TensorType], deep: bool) -> None:
+def _check_op(op: Op, deep: bool) -> None:
     kind, types = op.kind, tuple(r.type for r in op.results)
     if any(r.op is not op or r.index != i for i, r in enumerate(op.results)):
         raise VerificationError(f"a result of {kind.op_name} says it is another's", rule="G4")
     for type_ in types:
-        _check_type(type_, sound)
+        _check_type(type_)
     if isinstance(kind, Constant):
         _check_data(kind.data, types[0], deep)
     operands = tuple(None if o is None else o.type for o in op.operands)
@@ -135,25 +133,20 @@ def _check_op(op: Op, sound: set[TensorType], deep: bool) -> None:
         raise VerificationError(f"{kind.op_name} gives {gives}, not {has}", rule="G5")
 
 
-def _check_type(type_: TensorType, sound: set[TensorType]) -> None:
-    if type_ not in sound:
-        if isinstance(type_.elem, QuantizedType):
-            type_.elem.__post_init__()
-        type_.__post_init__()
-        sound.add(type_)
+def _check_type(type_: TensorType) -> None:
+    if isinstance(type_.elem, QuantizedType):
+        type_.elem.__post_init__()
+    type_.__post_init__()
 
 
 def _check_data(data: Data, type_: TensorType, deep: bool) -> None:
     elem = type_.elem
-    if data.dtype != elem.dtype or not shapes_agree(data.shape, type_.shape):
-        raise VerificationError(f"{data.dtype}{list(data.shape)} data for {type_}", rule="G6")
-    if not deep:
-        return
-    array = data.read()
-    if array.dtype != data.dtype or array.shape != data.shape:
-        raise VerificationError(f"{array.dtype}{list(array.shape)} was read for {type_}", rule="G6")
-    if not array.size or not (isinstance(elem, QuantizedType) or elem.bits < 8):
-        return  # every bit pattern is a value
+    array = data.read() if deep else None
+    for found in (data,) if array is None else (data, array):
+        if found.dtype != elem.dtype or not shapes_agree(found.shape, type_.shape):
+            raise VerificationError(f"{found.dtype}{list(found.shape)} data for {type_}", rule="G6")
+    if array is None or not array.size or not (isinstance(elem, QuantizedType) or elem.bits < 8):
+        return  # elsewhere every bit pattern is a value
     low, high = (elem.low, elem.high) if isinstance(elem, QuantizedType) else elem.integer_range
     least, most = int(array.min()), int(array.max())
     if not low <= least <= most <= high:

@@ -1,7 +1,8 @@
 """How ONNX nodes become ``nn`` and ``quant`` ops. A node no converter takes is carried.
 
-A converter returns the op's kind and operands, or ``None`` to have the node carried: dynamic attributes, training
-modes and element types we do not compute are not refused, only left opaque.
+A converter returns the op's kind and operands, the finished value where one op stands for several nodes, or ``None``
+to have the node carried: dynamic attributes, training modes and element types we do not compute are not refused, only
+left opaque.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from amctc.ir import Value, const, constant_data
+from amctc.ir import Origins, Result, Value, const, constant_data
 from amctc.ops import nn, quant
 from amctc.schema import OpKind
 from amctc.types import F32, I8, I16, I32, U8, U16, Array, QuantizedType, ScalarType, TensorType
@@ -27,6 +28,7 @@ class NodeView:
     node: NodeProto
     operands: tuple[Value | None, ...]
     version: int
+    origins: Origins = ()
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _decoded(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-Converted = tuple[OpKind, Sequence[Value | None]] | None
+Converted = tuple[OpKind, Sequence[Value | None]] | Result | None
 Converter = Callable[[NodeView], Converted]
 
 
@@ -102,7 +104,8 @@ def _pads(view: NodeView, kernel: Sequence[int], strides: Sequence[int], dilatio
     return (*begins, *ends)
 
 
-def _window(view: NodeView, kernel: Sequence[int]) -> dict[str, Any] | None:
+def sliding_window(view: NodeView, kernel: Sequence[int]) -> dict[str, Any] | None:
+    """Strides, pads and dilations of a node that slides a window; ``None`` where pads are unknown or negative."""
     attributes, n = view.attributes, view.spatial
     strides = tuple(attributes.get("strides", (1,) * n))
     dilations = tuple(attributes.get("dilations", (1,) * n))
@@ -112,7 +115,8 @@ def _window(view: NodeView, kernel: Sequence[int]) -> dict[str, Any] | None:
     return {"strides": strides, "pads": pads, "dilations": dilations}
 
 
-def _kernel(view: NodeView) -> tuple[int, ...] | None:
+def kernel_sizes(view: NodeView) -> tuple[int, ...] | None:
+    """Spatial sizes of the weight (the second operand), ``None`` where one is not a number."""
     weight = view.type(1)
     sizes = weight.dims[2:]
     return tuple(d for d in sizes if isinstance(d, int)) if all(isinstance(d, int) for d in sizes) else None
@@ -120,8 +124,8 @@ def _kernel(view: NodeView) -> tuple[int, ...] | None:
 
 @_floats
 def _conv(view: NodeView) -> Converted:
-    kernel = _kernel(view)
-    window = None if kernel is None or view.type().rank < 3 else _window(view, kernel)
+    kernel = kernel_sizes(view)
+    window = None if kernel is None or view.type().rank < 3 else sliding_window(view, kernel)
     if window is None:
         return None
     return nn.Conv(**window, group=view.attributes.get("group", 1)), view.operands
@@ -129,9 +133,9 @@ def _conv(view: NodeView) -> Converted:
 
 @_floats
 def _conv_transpose(view: NodeView) -> Converted:
-    attributes, kernel = view.attributes, _kernel(view)
+    attributes, kernel = view.attributes, kernel_sizes(view)
     unresolved = "output_shape" in attributes or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    window = None if unresolved or kernel is None else _window(view, kernel)
+    window = None if unresolved or kernel is None else sliding_window(view, kernel)
     if window is None:
         return None
     extra = tuple(attributes.get("output_padding", ()))
@@ -178,20 +182,25 @@ def _softmax(view: NodeView) -> Converted:
     return nn.Softmax(axis), view.operands
 
 
-@_ranked
-def _max_pool(view: NodeView) -> Converted:
+def max_pool(view: NodeView) -> Converted:
+    """MaxPool without indices on data with spatial axes, whatever its element type."""
+    if len(view.node.output) != 1 or view.type().shape is None or view.type().rank < 3:
+        return None
     kernel = tuple(view.attributes["kernel_shape"])
-    plain = len(view.node.output) == 1 and view.type().rank >= 3 and view.type().scalar.name in ("f16", "f32", "f64")
-    window = _window(view, kernel) if plain else None
+    window = sliding_window(view, kernel)
     if window is None:
         return None
     return nn.MaxPool(**window, kernel=kernel, ceil_mode=bool(view.attributes.get("ceil_mode", 0))), view.operands
 
 
+def _max_pool(view: NodeView) -> Converted:
+    return max_pool(view) if view.type().scalar.name in ("f16", "f32", "f64") else None
+
+
 @_floats
 def _average_pool(view: NodeView) -> Converted:
     attributes, kernel = view.attributes, tuple(view.attributes["kernel_shape"])
-    window = _window(view, kernel) if view.type().rank >= 3 else None
+    window = sliding_window(view, kernel) if view.type().rank >= 3 else None
     if window is None or any(d != 1 for d in window["dilations"]):
         return None
     include = bool(attributes.get("count_include_pad", 0))

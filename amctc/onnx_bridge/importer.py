@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import NodeProto, TensorProto, inliner
@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, inliner
 from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
-from amctc.onnx_bridge.converters import CONVERTERS, NodeView
+from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView
 from amctc.onnx_bridge.inference import KEPT_ELEMENTS, inferred_types, node_types
 from amctc.onnx_bridge.opsets import OPSET, upgraded
 from amctc.onnx_bridge.subgraphs import captured_names
@@ -25,11 +25,15 @@ OLDEST_OPSET = 7
 """ONNX Runtime has no kernels below; the standard's own converter starts there."""
 
 
-def import_model(model: onnx.ModelProto, external: ExternalFile | None = None) -> Graph:
+def import_model(
+    model: onnx.ModelProto, external: ExternalFile | None = None, converters: Mapping[str, Converter] | None = None
+) -> Graph:
     """The graph of a model. Interface names, dimension symbols and metadata are kept.
 
-    ``external`` resolves external-data files. Raises :class:`InputError` for a malformed model (undefined or repeated
-    names, a cycle, a broken type constraint, naming the node) and :class:`UnsupportedError` where nothing can be done.
+    ``external`` resolves external-data files. ``converters``, by op type of the default domain, are asked before the
+    standard ones: how a file form with ops of its own is read. Raises :class:`InputError` for a malformed model
+    (undefined or repeated names, a cycle, a broken type constraint, naming the node) and :class:`UnsupportedError`
+    where nothing can be done.
     """
     opsets = {o.domain: o.version for o in model.opset_import}
     version = opsets.get("", opsets.get("ai.onnx", 0))
@@ -42,7 +46,7 @@ def import_model(model: onnx.ModelProto, external: ExternalFile | None = None) -
     if model.functions:
         model = inliner.inline_local_functions(model)
     with _collector_paused():
-        return _Importer(model, version or OPSET, opsets, external).graph()
+        return _Importer(model, version or OPSET, opsets, external, converters or {}).graph()
 
 
 @contextlib.contextmanager
@@ -59,9 +63,11 @@ def _collector_paused() -> Iterator[None]:
 
 class _Importer:
     def __init__(
-        self, model: onnx.ModelProto, version: int, opsets: dict[str, int], external: ExternalFile | None
-    ) -> None:
+        self, model: onnx.ModelProto, version: int, opsets: dict[str, int], external: ExternalFile | None,
+        converters: Mapping[str, Converter],
+    ) -> None:  # fmt: skip
         self._model, self._version, self._opsets, self._external = model, version, opsets, external
+        self._converters = converters
         self._values: dict[str, Value] = {}
         self._types = inferred_types(model)
         self._counts: dict[str, int] = {}
@@ -129,14 +135,25 @@ class _Importer:
 
     def _convert(self, node: NodeProto, version: int, origin: tuple[Origin, ...]) -> None:
         operands = tuple(self._values[n] if n else None for n in node.input)
-        converter = CONVERTERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        converted = converter(NodeView(node, operands, version)) if converter else None
+        converted = self._converted(NodeView(node, operands, version, origin))
         if converted is None:
             self._carry(node, version, operands, origin)
-            return
-        kind, kept = converted
-        op = build(kind, *kept, names=(node.output[0],), origins=origin)
-        self._define(node.output[0], op.result)
+        elif isinstance(converted, Value):
+            self._define(node.output[0], converted)
+        else:
+            kind, kept = converted
+            self._define(node.output[0], build(kind, *kept, names=(node.output[0],), origins=origin).result)
+
+    def _converted(self, view: NodeView) -> Converted:
+        """What the caller's converter makes of a node, else what the standard one does; ``None`` to carry it."""
+        if view.node.domain not in ("", "ai.onnx"):
+            return None
+        for table in (self._converters, CONVERTERS):
+            converter = table.get(view.node.op_type)
+            converted = None if converter is None else converter(view)
+            if converted is not None:
+                return converted
+        return None
 
     def _carry(self, node: NodeProto, version: int, operands: tuple[Value | None, ...], origin: tuple[Origin, ...]) -> None:  # fmt: skip
         if node.domain in ("", "ai.onnx") and version < OPSET:

@@ -20,7 +20,7 @@ from amctc.types import Array
 _FATAL = 4
 
 
-def open_session(model: bytes, *, optimise: bool = True, threads: int = 0) -> onnxruntime.InferenceSession:
+def open_session(model: bytes, *, optimise: bool = True, threads: int = 1) -> onnxruntime.InferenceSession:
     """A CPU session on serialized model bytes; :class:`UnsupportedError` when the runtime refuses the model."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
@@ -36,10 +36,11 @@ def open_session(model: bytes, *, optimise: bool = True, threads: int = 0) -> on
 class FloatSession:
     """A graph in ONNX Runtime that also returns the arrays of chosen inner values.
 
-    ``optimise=False`` keeps every node as it is: quantized graphs may differ by a step when optimised.
+    ``optimise=False`` keeps every node as it is: quantized graphs may differ by a step when optimised. One thread by
+    default, so that results do not depend on the number of cores.
     """
 
-    def __init__(self, graph: Graph, keep: Sequence[Value] = (), *, optimise: bool = True, threads: int = 0) -> None:
+    def __init__(self, graph: Graph, keep: Sequence[Value] = (), *, optimise: bool = True, threads: int = 1) -> None:
         self._keep = list(dict.fromkeys(keep))
         names = [f"kept/{i}" for i in range(len(self._keep))]
         exposed = graph.with_outputs((*graph.outputs, *self._keep), (*graph.output_names, *names))
@@ -54,6 +55,13 @@ class FloatSession:
     def run_values(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
         """Arrays of the values asked to be kept."""
         return dict(zip(self._keep, self._run(self._names, feeds), strict=True))
+
+    def run_all(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[Value, Array]]:
+        """Outputs by name and the kept values, from one run."""
+        arrays = self._run([*self.output_names, *self._names], feeds)
+        count = len(self.output_names)
+        outputs = dict(zip(self.output_names, arrays[:count], strict=True))
+        return outputs, dict(zip(self._keep, arrays[count:], strict=True))
 
     def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 from amctc.errors import UsageError
 from amctc.pattern import AnyValue, Either, OpPattern, Pattern, Weight
 from amctc.schema import OpKind
-from amctc.testing.samplers import Operand, Sample, Sampler, Slot, Wanted, draw_sample, has_sampler
+from amctc.testing.samplers import Operand, Sample, Sampler, Slot, Wanted, draw_sample, free_operands, has_sampler
 from amctc.testing.source import SeededSource, Source, Unfit
 from amctc.types import F32, ScalarType, TensorType
 
@@ -24,13 +24,13 @@ Samplers = Mapping[OpPattern[Any] | type[OpKind], Sampler]
 
 
 class Blueprint:
-    """What was chosen for each pattern: a type (``None``: absent), for op patterns a sample, for choices one of them."""
+    """What was chosen: per pattern a type (``None``: absent), per op pattern a sample and the patterns it reads."""
 
     def __init__(self, source: Source, samplers: Samplers, default_elem: ScalarType = F32) -> None:
         self._source, self._samplers, self._elem = source, samplers, default_elem
         self.types: dict[Pattern[Any], TensorType | None] = {}
         self.samples: dict[OpPattern[Any], Sample] = {}
-        self.readers: dict[Pattern[Any], tuple[OpKind, int]] = {}
+        self.operands: dict[OpPattern[Any], tuple[Pattern[Any], ...]] = {}
         self._chosen: dict[Either, Pattern[Any]] = {}
 
     def resolve(self, pattern: Pattern[Any]) -> Pattern[Any]:
@@ -43,8 +43,9 @@ class Blueprint:
 
     def draw(self, pattern: OpPattern[Any], wanted: TensorType | None = None) -> None:
         """Choose an op for ``pattern`` with a result of type ``wanted``, then what it reads."""
-        operands = tuple(map(self.resolve, pattern.operands))
         kind = self._source.choice(self._kinds(pattern))
+        operands = tuple(map(self.resolve, self._named(pattern, kind)))
+        self.operands[pattern] = operands
         function = self._samplers.get(pattern) or self._samplers.get(kind)
         sample, result = draw_sample(
             self._source, kind, Wanted(tuple(map(self._slot, operands)), wanted, self._elem),
@@ -55,7 +56,6 @@ class Blueprint:
         numbered = sorted(enumerate(operands), key=lambda item: isinstance(item[1], OpPattern))
         for index, operand in numbered:
             type_ = sample.operands[index] if index < len(sample.operands) else None
-            self.readers.setdefault(operand, (sample.kind, index))
             if operand in self.types:
                 if self.types[operand] != type_:
                     raise Unfit(f"{operand.described()} is {self.types[operand]} in one place and {type_} in another")
@@ -67,10 +67,18 @@ class Blueprint:
                     raise Unfit(f"{operand.described()} is a constant and cannot be {type_}")
                 self.types[operand] = type_
 
+    def _named(self, pattern: OpPattern[Any], kind: type[OpKind]) -> tuple[Pattern[Any], ...]:
+        """The operand patterns; values of any kind where the pattern leaves its operands open."""
+        if pattern.operands is not None:
+            return pattern.operands
+        slots = free_operands(self._source, kind)
+        present = [i for i, slot in enumerate(slots) if slot is not Slot.ABSENT]
+        return tuple(AnyValue() for _ in slots[: max(present, default=-1) + 1])
+
     def _slot(self, operand: Pattern[Any]) -> Operand:
         if operand in self.types:
             return self.types[operand] or Slot.ABSENT
-        if isinstance(operand, Weight) and operand.optional and self._source.flip(0.35):
+        if isinstance(operand, Weight | AnyValue) and operand.optional and self._source.flip(0.35):
             return Slot.ABSENT
         return Slot.FREE
 
@@ -88,10 +96,14 @@ class Blueprint:
     def is_nonnegative(self, leaf: Pattern[Any]) -> bool:
         """True when constants for this leaf must not be negative (a variance)."""
         return any(
-            index in sample.nonnegative and self.resolve(operand) is leaf
+            index in sample.nonnegative and operand is leaf
             for pattern, sample in self.samples.items()
-            for index, operand in enumerate(pattern.operands)
+            for index, operand in enumerate(self.operands[pattern])
         )
+
+    def first_position(self, leaf: Pattern[Any]) -> int:
+        """Which operand a leaf is, where it is read first."""
+        return next(o.index(leaf) for o in self.operands.values() if leaf in o)
 
     @property
     def leaves(self) -> list[AnyValue | Weight[Any]]:

@@ -70,33 +70,35 @@ def check_rewrite(
 ) -> Report:
     """Check ``rule`` on ``examples`` graphs drawn from its pattern; needs no decorator and runs anywhere.
 
-    Properties, each named in the message when it fails: the rule is not vacuous (``minimum_firings`` applications), runs,
-    terminates, builds well-typed ops; the interface is kept, types hold, arguments are unchanged, no layer is computed twice; the rule is
-    idempotent and deterministic; results print and parse; and results are the same as far as its effect says, at each
-    application and at the outputs.
+    Properties, each named in the message when it fails: the rule is not vacuous (``minimum_firings`` applications),
+    runs, terminates, builds well-typed ops; the interface is kept, types hold, arguments are unchanged, no layer is
+    computed twice; the rule is idempotent and deterministic; results print and parse; and results are the same as far
+    as its effect says, at each application and at the outputs.
 
-    ``examples`` defaults to 100 (``AMCTC_EXAMPLES``); up to four times as many are drawn while the rule fires too rarely.
-    ``seed`` None draws other graphs on every call. ``elems``: element types where the pattern leaves them open.
+    ``examples`` defaults to 100 (``AMCTC_EXAMPLES``); up to four times as many are drawn while the rule fires too
+    rarely. ``seed`` None draws other graphs on every call. ``elems``: element types where the pattern leaves them open.
     ``samplers``: how to draw an op pattern or op kind instead of the registered way. ``kernels`` and ``magnitude``
     evaluate op kinds of your own. ``may_duplicate`` allows a rule to compute a layer again that others still read.
 
-    Raises :class:`AssertionError` with the property, the finding and a small graph; :class:`UsageError` when no instance
-    of the pattern can be drawn.
+    Raises :class:`AssertionError` with the property, the finding and a small graph; :class:`UsageError` when no
+    instance of the pattern can be drawn.
     """
     examples = default_examples() if examples is None else examples
     report = Report(rule.name, rule.effect)
     tables = properties.Tables(kernels, magnitude)
     strategy = instances(rule.pattern, elems=elems, samplers=samplers)
     replay = f"check_rewrite({rule.name}, seed={seed}, examples={examples})"
+
+    def each(instance: Instance) -> None:
+        examine(rule, instance, tables, report, may_duplicate=may_duplicate)
+
     rounds = max(ROUNDS, -(-ROUNDS * minimum_firings // examples))
     try:
         for turn in range(rounds):
             if turn and report.firings >= minimum_firings:
                 break
             drawn_with = None if seed is None else seed * rounds + turn
-            explore(
-                strategy, lambda i: examine(rule, i, tables, report, may_duplicate=may_duplicate), examples=examples, seed=drawn_with
-            )
+            explore(strategy, each, examples=examples, seed=drawn_with)
         _check_not_vacuous(rule, report, minimum_firings)
     except Violation as violation:
         violation.args = (f"{rule.name} ({rule.effect}): {violation.args[0]}",)

@@ -7,15 +7,13 @@ over a deep graph.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from amctc.data import ArrayData
 from amctc.interp import KernelTable, Plan
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, constant_data
-from amctc.ops import nn
-from amctc.pattern import OpPattern
 from amctc.rewrite import Application
 from amctc.testing.arrays import Recipe, feed, numbered
 from amctc.testing.workbench import transplant
@@ -54,12 +52,8 @@ def cut_out(application: Application) -> Cut:
     """
     match = application.match
     root = match.value(match.root)
-    inside = set(match.ops)
-    leaves = [
-        v for p, v in match._bindings.items()
-        if v is not None and not isinstance(p, OpPattern) and constant_data(v) is None and v.producer not in inside
-    ]  # fmt: skip
-    leaves = list(dict.fromkeys(leaves))
+    read = dict.fromkeys(o for op in match.ops for o in op.operands if o is not None)
+    leaves = [v for v in read if v.producer not in match.ops and constant_data(v) is None]
     fresh: dict[Value, Value] = {v: GraphInput(f"leaf{i}", v.type) for i, v in enumerate(leaves)}
     before, after = transplant(root, dict(fresh)), transplant(application.replacement, dict(fresh))
     if not reached_inputs(before, after) <= set(fresh.values()):
@@ -92,23 +86,22 @@ def reached_inputs(*values: Value) -> set[Value]:
 
 
 def widened(graph: Graph) -> Graph:
-    """The graph with float32 in place of float16, so that it can be evaluated in float64 like any other."""
+    """The graph with float32 in place of float16, so that it can be evaluated in float64 like any other.
+
+    For evaluation only: casts still round to float16.
+    """
     if not any(v.type.elem == F16 for v in graph.values()):
         return graph
-    leaves: dict[Value, Value] = {
-        v: GraphInput(v.name, _wide(v.type), v.default) for v in graph.inputs
-    }
-    inputs = tuple(v for v in leaves.values() if isinstance(v, GraphInput))
+    inputs = tuple(GraphInput(v.name, _wide(v.type)) for v in graph.inputs)
+    leaves: dict[Value, Value] = dict(zip(graph.inputs, inputs, strict=True))
     for op in graph.ops:
         kind = op.kind
-        operands = tuple(None if o is None else leaves[o] for o in op.operands)
         if isinstance(kind, Constant) and kind.elem == F16:
             kind = Constant(ArrayData(kind.data.read().astype(np.float32)), F32)
-        elif isinstance(kind, nn.Cast) and kind.to == F16:
-            kind = replace(kind, to=F32)
-        types = kind.infer(*(None if o is None else o.type for o in operands))
+        operands = tuple(None if o is None else leaves[o] for o in op.operands)
+        types = tuple(_wide(r.type) for r in op.results)
         leaves.update(zip(op.results, Op(kind, operands, types, (None,) * len(types), op.origins).results, strict=True))
-    return _of(inputs, tuple(leaves[v] for v in graph.outputs))
+    return Graph(inputs, tuple(leaves[v] for v in graph.outputs), graph.output_names)
 
 
 def _wide(type_: TensorType) -> TensorType:

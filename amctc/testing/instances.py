@@ -54,17 +54,15 @@ def instances(
     """A strategy for :class:`Instance` of ``pattern``.
 
     ``elems`` are the element types to draw where the pattern leaves them open. ``samplers`` replace the registered ones
-    for an op pattern or op kind. Raises :class:`UsageError` when no instance can be drawn (a ``where=`` that the samplers
-    never meet, an op kind without a sampler).
+    for an op pattern or op kind. Raises :class:`UsageError` when no instance can be drawn (a ``where=`` that the
+    samplers never meet, an op kind without a sampler).
     """
     draw_blueprint(SeededSource(0), pattern, samplers or {}, elems[0])
     return _instances(pattern, tuple(elems), samplers or {})
 
 
 @st.composite
-def _instances(
-    draw: DrawFn, pattern: OpPattern[Any], elems: tuple[ScalarType, ...], samplers: Samplers
-) -> Instance:
+def _instances(draw: DrawFn, pattern: OpPattern[Any], elems: tuple[ScalarType, ...], samplers: Samplers) -> Instance:
     source = HypothesisSource(draw)
     try:
         return _assemble(source, pattern, draw_blueprint(source, pattern, samplers, source.choice(elems)))
@@ -131,14 +129,14 @@ class _Assembly:
         if pattern is self._spoiled:
             return self.bench.value(type_)
         if isinstance(pattern, OpPattern):
-            operands = [self.value(p) for p in pattern.operands]
+            operands = [self.value(p) for p in self._blueprint.operands[pattern]]
             kind = self._blueprint.samples[pattern].kind
             if Trait.COMMUTATIVE in kind.traits and source.flip():
                 operands[:2] = operands[1::-1]
             return self.bench.apply(kind, *operands)
         assert isinstance(pattern, AnyValue)
-        _, position = self._blueprint.readers[pattern]
-        if pattern.constant or (pattern.constant is None and position > 0 and type_.is_static and source.flip()):
+        later = pattern.constant is None and self._blueprint.first_position(pattern) > 0 and type_.is_static
+        if pattern.constant or (later and source.flip()):
             return self.bench.constant(type_, nonnegative=nonnegative)
         return self.bench.value(type_, constant=0.0 if pattern.constant is False else 0.05)
 
@@ -149,7 +147,7 @@ class _Assembly:
         return list(dict.fromkeys(v for v in found if v is not None and constant_data(v) is None))
 
     def context(self, root: Value) -> list[Value]:
-        """Outputs that use ``root`` as its pattern allows, with an op after it, another instance on top, other branches."""
+        """Outputs that use ``root`` as its pattern allows: an op after it, another instance on top, other branches."""
         bench, source = self.bench, self.bench.source
         tail, outputs = root, list[Value]()
         fitting = [v for v in self.open_leaves if v.type == root.type]
@@ -171,6 +169,6 @@ class _Assembly:
         counts = uses(self.bench.graph(outputs))
         for pattern, value in self.values.items():
             if isinstance(pattern, OpPattern) and pattern.uses is not None and value is not None:
-                for _ in range(pattern.uses - len(counts.get(value, ()))):
-                    added.append(self.bench.follow(value, pattern.readers or CONTEXT))
+                missing = pattern.uses - len(counts.get(value, ()))
+                added += [self.bench.follow(value, pattern.readers or CONTEXT) for _ in range(missing)]
         return added

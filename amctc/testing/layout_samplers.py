@@ -101,14 +101,17 @@ def sample_transpose(source: Source, wanted: Wanted) -> Sample:
     x, y = wanted.operand(0), wanted.result
     given = x or y or draw_type(source, wanted.elem, 1, 4)
     rest, order = list(range(given.rank)), list[int]()
-    if given.rank == 4 and source.flip(0.3):
+    inverses = [np.argsort(k.permutation) for k in source.recalled(nn.Transpose) if len(k.permutation) == given.rank]
+    if inverses and source.flip(0.3):
+        order, rest = [int(i) for i in source.choice(inverses)], []
+    elif given.rank == 4 and source.flip(0.3):
         order, rest = list(source.choice(((0, 2, 3, 1), (0, 3, 1, 2)))), []
     while rest:
         order.append(rest.pop(source.integer(0, len(rest) - 1)))
     if x is None and y is not None:
         dims: Shape = tuple(y.dims[order.index(i)] for i in range(y.rank))
         x = TensorType(dims, y.elem)
-    return Sample(nn.Transpose(tuple(order)), (x or given,))
+    return Sample(source.remember(nn.Transpose(tuple(order))), (x or given,))
 
 
 @sampler(nn.Cast)
@@ -133,16 +136,24 @@ def sample_observe(source: Source, wanted: Wanted) -> Sample:
 
 
 def draw_quantized(source: Source, shape: Shape, expressed: ScalarType = F32) -> QuantizedType:
-    """A quantized element type for tensors of ``shape``: mostly int8 per tensor, of one of few scales."""
+    """A quantized element type for tensors of ``shape``: mostly int8 per tensor, often one drawn before."""
+    earlier = [e for e in source.recalled(QuantizedType) if e.expressed == expressed and _covers(e, shape)]
+    if earlier and source.flip():
+        return source.choice(earlier)
     storage = source.choice((I8, I8, I8, U8, I16, I4))
     axes = [i for i, d in enumerate(shape) if isinstance(d, int) and d > 0]
     if axes and source.flip(0.3):
         axis = source.choice(axes)
         length = shape[axis]
         assert isinstance(length, int)
-        return QuantizedType.per_axis([source.choice(SCALES) for _ in range(length)], axis, storage, expressed)
+        scales = [source.choice(SCALES) for _ in range(length)]
+        return source.remember(QuantizedType.per_axis(scales, axis, storage, expressed))
     zero = source.choice((0, 3)) if storage != U8 else 128
-    return QuantizedType.per_tensor(source.choice(SCALES), zero, storage, expressed)
+    return source.remember(QuantizedType.per_tensor(source.choice(SCALES), zero, storage, expressed))
+
+
+def _covers(elem: QuantizedType, shape: Shape) -> bool:
+    return elem.axis is None or (elem.axis < len(shape) and shape[elem.axis] == len(elem.scales))
 
 
 @sampler(quant.Quantize)

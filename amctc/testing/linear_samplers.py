@@ -24,7 +24,8 @@ def draw_activation(source: Source) -> nn.Activation | None:
     """Mostly none: a fused activation that a rewrite overlooks is a wrong result."""
     if not source.flip(0.1):
         return None
-    return source.choice((nn.Relu(), nn.LeakyRelu(0.1), nn.Clip(0.0, 6.0), nn.Clip(-1.0, 0.5)))
+    activations: tuple[nn.Activation, ...] = (nn.Relu(), nn.LeakyRelu(0.1), nn.Clip(0.0, 6.0), nn.Clip(-1.0, 0.5))
+    return source.choice(activations)
 
 
 def _spatial(source: Source, *types: TensorType | None) -> int:
@@ -84,9 +85,7 @@ def sample_conv_transpose(source: Source, wanted: Wanted) -> Sample:
     # The weight is [C, O/group, …]: groups divide as in a convolution with the roles exchanged.
     outputs = number(known(dim(y, 1), dim(b, 0)))
     group, outputs, channels = _groups(source, outputs, number(known(dim(x, 1), dim(w, 0))), number(dim(w, 1)))
-    axes = [
-        draw_window(source, dim(x, 2 + i), dim(w, 2 + i), dim(y, 2 + i), form="transpose") for i in range(spatial)
-    ]
+    axes = [draw_window(source, dim(x, 2 + i), dim(w, 2 + i), dim(y, 2 + i), form="transpose") for i in range(spatial)]
     batch = known(dim(x, 0), dim(y, 0)) or draw_batch(source)
     extra = tuple(a.extra for a in axes)
     kind = nn.ConvTranspose(
@@ -153,5 +152,3 @@ def sample_batch_norm(source: Source, wanted: Wanted) -> Sample:
     channel = TensorType((dim(x, 1),), x.elem)
     parameters = tuple(wanted.operand(i) or channel for i in range(1, 5))
     return Sample(nn.BatchNorm(source.choice((1e-5, 1e-3, 1e-12, 0.25))), (x, *parameters), nonnegative=(4,))
-
-

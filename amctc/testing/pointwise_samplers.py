@@ -36,8 +36,8 @@ def _unary(kind: type[OpKind]) -> None:
         return Sample(kind(), (_data(source, wanted),))
 
 
-for _kind in (nn.Relu, nn.Sigmoid, nn.Tanh, nn.Identity):
-    _unary(_kind)
+for _unary_kind in (nn.Relu, nn.Sigmoid, nn.Tanh, nn.Identity):
+    _unary(_unary_kind)
 
 
 @sampler(nn.LeakyRelu)
@@ -90,8 +90,8 @@ def _binary(kind: type[OpKind]) -> None:
         return Sample(kind(), (a, b))
 
 
-for _kind in (nn.Add, nn.Sub, nn.Mul, nn.Div):
-    _binary(_kind)
+for _binary_kind in (nn.Add, nn.Sub, nn.Mul, nn.Div):
+    _binary(_binary_kind)
 
 
 @sampler(nn.MaxPool)
@@ -110,9 +110,7 @@ def _pool(source: Source, wanted: Wanted, kind: type[nn.MaxPool | nn.AveragePool
     x, y = wanted.operand(0), wanted.result
     rank = x.rank if x else y.rank if y else source.choice((4, 3, 4, 5))
     ceil_mode = source.flip(0.3)
-    axes = [
-        draw_window(source, dim(x, i), None, dim(y, i), form="pool", ceil_mode=ceil_mode) for i in range(2, rank)
-    ]
+    axes = [draw_window(source, dim(x, i), None, dim(y, i), form="pool", ceil_mode=ceil_mode) for i in range(2, rank)]
     if not axes:
         raise Unfit("nothing to pool over")
     lead = (known(dim(x, 0), dim(y, 0)) or draw_batch(source), known(dim(x, 1), dim(y, 1)) or draw_size(source))

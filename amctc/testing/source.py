@@ -23,6 +23,9 @@ class Source(ABC):
     patience: ClassVar[int]
     """How often a sampler is asked again before the whole drawing starts over."""
 
+    def __init__(self) -> None:
+        self._remembered: list[object] = []
+
     @abstractmethod
     def integer(self, low: int, high: int) -> int:
         """An integer in ``[low, high]``."""
@@ -32,6 +35,15 @@ class Source(ABC):
         if not options:
             raise Unfit("nothing to choose from")
         return options[self.integer(0, len(options) - 1)]
+
+    def remember(self, item: T) -> T:
+        """``item``, offered to later :meth:`recalled`: patterns ask whether two attributes agree."""
+        self._remembered.append(item)
+        return item
+
+    def recalled(self, of: type[T]) -> list[T]:
+        """What was remembered of this type, the newest first."""
+        return [item for item in reversed(self._remembered) if isinstance(item, of)]
 
     def flip(self, probability: float = 0.5) -> bool:
         """True with ``probability``; shrinks to False."""
@@ -48,6 +60,7 @@ class HypothesisSource(Source):
     patience = 4
 
     def __init__(self, draw: DrawFn) -> None:
+        super().__init__()
         self._random = draw(st.randoms(use_true_random=False))
 
     def integer(self, low: int, high: int) -> int:
@@ -61,6 +74,7 @@ class SeededSource(Source):
     patience = 100
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self._random = random.Random(seed)
 
     def integer(self, low: int, high: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hypothesis import reject
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
+from hypothesis.strategies import DrawFn
 
 from amctc.ir import Graph, Op, Result, Value, constant_data
 from amctc.schema import OpKind

@@ -46,9 +46,7 @@ class _EnoughShrinking(BaseException):
     """Ends Hypothesis' search: not an Exception, so that it passes through."""
 
 
-def explore(
-    strategy: SearchStrategy[T], examine: Callable[[T], None], *, examples: int, seed: int | None
-) -> None:
+def explore(strategy: SearchStrategy[T], examine: Callable[[T], None], *, examples: int, seed: int | None) -> None:
     """Run ``examine`` on ``examples`` drawn values; raise the smallest :class:`Violation` found.
 
     Independent of Hypothesis profiles and databases; the same ``seed`` draws the same values, ``None`` other ones each

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from amctc.data import EAGER_BYTES, ArrayData, DeferredData, FileData, deferred
+from amctc.data import EAGER_BYTES, ArrayData, Data, DeferredData, FileData, deferred
 from amctc.errors import InputError
 from amctc.types import Array
 
@@ -41,8 +42,8 @@ def test_read_only_memory_is_not_copied() -> None:
 
 def test_size_and_bytes() -> None:
     data = ArrayData(np.zeros((2, 3), np.float16))
-    assert (data.shape, data.dtype, data.size, data.nbytes) == ((2, 3), np.float16, 6, 12)
-    assert (ArrayData(np.float32(1)).size, ArrayData(np.zeros((0, 3))).nbytes) == (1, 0)
+    assert (data.shape, data.dtype.name, data.size, data.nbytes) == ((2, 3), "float16", 6, 12)
+    assert (ArrayData(np.array(1)).size, ArrayData(np.zeros((0, 3))).nbytes) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,24 @@ def test_a_shared_input_is_evaluated_once_per_reading() -> None:
     both = DeferredData("sum", np.add, (shared, shared), (1,), F)
     assert both.read().tolist() == [2.0]
     assert len(calls) == 1
+
+
+def test_arrays_in_between_are_let_go() -> None:
+    """Of a chain of recipes only the array it reads is alive when one runs."""
+    arrays: list[weakref.ref[Array]] = []
+    alive: list[int] = []
+
+    def add_one(array: Array) -> Array:
+        result = array + 1
+        arrays.append(weakref.ref(result))
+        alive.append(sum(a() is not None for a in arrays))
+        return result
+
+    data: Data = ArrayData(np.zeros(1, np.float32))
+    for _ in range(5):
+        data = DeferredData("add one", add_one, (data,), (1,), F)
+    assert data.read().tolist() == [5.0]
+    assert alive == [1, 2, 2, 2, 2]
 
 
 def test_small_results_are_evaluated_at_once() -> None:

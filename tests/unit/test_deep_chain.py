@@ -14,8 +14,8 @@ from amctc.interp import evaluate
 from amctc.ir import Graph, GraphInput, Value, apply
 from amctc.ops import nn
 from amctc.parser import parse_graph
-from amctc.pattern import any_value, op
-from amctc.rewrite import Match, apply_rewrites, rewrite
+from amctc.pattern import Match, any_value, op
+from amctc.rewrite import apply_rewrites, rewrite
 from amctc.substitute import substitute
 from amctc.text import excerpt, print_graph
 from amctc.types import F32, TensorType

@@ -9,7 +9,7 @@ import pytest
 from amctc.contract import Changes, Exact, Rounding
 from amctc.ir import Value, apply, const
 from amctc.ops import nn, quant
-from amctc.pattern import Match, NoMatch, any_value, either, op, weight
+from amctc.pattern import Match, NoMatch, any_value, op, weight
 from amctc.rewrite import Rewrite, rewrite
 from amctc.testing import Sample, check_rewrite
 from amctc.types import F16, F32
@@ -97,7 +97,10 @@ def merge_muls(m: Match) -> Value:
     return apply(nn.Mul(), m.value(x), const(product))
 
 
-residual = op(nn.Conv, x, w, b, uses=1, **no_activation)
+residual = op(
+    nn.Conv, x, w, b, uses=1, wanted="one group, no stride, no activation",
+    where=lambda k: k.group == 1 and set(k.strides) == {1} and not any(k.pads) and k.activation is None,
+)  # fmt: skip
 total = op(nn.Add, residual, x)
 
 
@@ -105,18 +108,14 @@ total = op(nn.Add, residual, x)
 def fold_residual(m: Match) -> Value:
     """conv(x) + x is a 1x1 conv with the identity added, where it keeps its shape."""
     kind = m[residual]
-    if kind.group != 1 or set(m[w].shape[2:]) != {1} or m.value(x).type != m.value(residual).type or any(kind.pads):
-        raise NoMatch("not a 1x1 conv of one group")
-    if set(kind.strides) != {1}:
-        raise NoMatch("strided")
+    if set(m[w].shape[2:]) != {1} or m.value(x).type != m.value(residual).type:
+        raise NoMatch("not a 1x1 conv that keeps its shape")
     eye = np.eye(m[w].shape[0]).reshape(m[w].shape)
     (new_w,) = narrowed(m[w] + eye)
     rest = [] if m[b] is None else [m.value(b)]
     return apply(kind, m.value(x), const(new_w), *rest)
 
 
-pooled = either(op(nn.MaxPool, x), op(nn.Relu, x))
-quantized = op(quant.Quantize, pooled)
 dequantize = op(quant.Dequantize, x)
 requantized = op(quant.Quantize, dequantize)
 
@@ -143,8 +142,8 @@ def test_accepts(rule):
 
 
 def test_residual_connections_can_be_drawn():
-    report = check_rewrite(fold_residual, minimum_firings=5)
-    assert report.firings >= 5
+    report = check_rewrite(fold_residual)
+    assert report.firings >= 50
 
 
 def test_float16():
@@ -303,12 +302,11 @@ def counts_its_calls(m):
 
 
 difference = op(nn.Sub, x, y)
-negated = op(nn.Sub, c, difference)
 
 
-@mutant(op(nn.Relu, difference), Exact())
+@mutant(op(nn.Identity, difference), Exact())
 def swaps_a_difference(m):
-    return apply(nn.Relu(), apply(nn.Sub(), m.value(y), m.value(x)))
+    return apply(nn.Sub(), m.value(y), m.value(x))
 
 
 @mutant(muls, Exact())

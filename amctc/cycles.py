@@ -1,0 +1,156 @@
+"""Multiply-accumulates of a layer, cycles of an op on the cores of a target: the formulas of :mod:`amctc.cost`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from amctc.ir import Op
+from amctc.ops import ascend, nn
+from amctc.targets import Profile
+from amctc.types import Dim, TensorType
+
+CUBE_SIDE = 16
+"""Rows (M) and columns (N) of one cube step, whatever the storage (numerics page, Profiles)."""
+
+VECTOR_LANES = 128
+"""Elements of one vector instruction: 256 bytes of float16."""
+
+VECTOR_STEPS = 3
+"""Cycles per 128 elements in the graph engine's formula: in, compute, out."""
+
+Convolution = nn.Conv | nn.ConvTranspose | ascend.Conv
+Product = nn.Gemm | nn.MatMul | ascend.MatMul
+
+
+def is_layer(op: Op) -> bool:
+    """Whether the op runs on the cube."""
+    return isinstance(op.kind, Convolution | Product)
+
+
+def layer_macs(op: Op) -> int | None:
+    """Multiply-accumulates of a convolution or matrix product, float or integer; ``None`` for others and unknown sizes.
+
+    A symbolic first axis counts as a batch of 1. Multiplications with padding count.
+    """
+    if not is_layer(op):
+        return None
+    x, w = _operand_types(op)
+    if isinstance(op.kind, nn.ConvTranspose):  # every input element meets the weights [O/group, kernel…] of its channel
+        return _product(_elements(x), *w.dims[1:])
+    if isinstance(op.kind, Convolution):  # every output element sums over weights [C/group, kernel…]
+        return _product(_elements(op.results[0].type), *w.dims[1:])
+    return _product(_elements(op.results[0].type), _summed(op))
+
+
+def cube_cycles(op: Op, profile: Profile) -> int | None:
+    """Cycles of the cube core that gets the most output tiles of a layer; ``None`` for unknown sizes."""
+    assert profile.cube_cores is not None
+    storage = "i8" if isinstance(op.kind, ascend.Conv | ascend.MatMul) else "f16"
+    if isinstance(op.kind, Convolution):
+        work = _convolution(op, profile.c0[storage])
+    else:
+        work = _matrix(op, profile.tile[storage])
+    return None if work is None else ceil_div(work[0], profile.cube_cores) * work[1]
+
+
+def vector_cycles(ops: Sequence[Op], profile: Profile) -> int | None:
+    """Cycles of the busiest vector core over ``ops`` run one after the other, by the larger of operands and results."""
+    cores = profile.vector_cores or profile.cube_cores
+    assert cores is not None
+    total = 0
+    for op in ops:
+        values = [v for v in (*op.operands, *op.results) if v is not None]
+        sizes = [s for v in values if (s := _elements(v.type)) is not None]
+        if len(sizes) < len(values):
+            return None
+        total += VECTOR_STEPS * ceil_div(max(sizes, default=0), VECTOR_LANES * cores)
+    return total
+
+
+def value_bytes(type_: TensorType) -> int | None:
+    """Bytes of a value in the target's memory, where floating-point numbers take two at most."""
+    bits = min(type_.elem.bits, 16) if type_.is_float else type_.elem.bits
+    elements = _elements(type_)
+    return None if elements is None else ceil_div(elements * bits, 8)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
+
+
+def _convolution(op: Op, c0: int) -> tuple[int, int] | None:
+    """(output tiles, cycles per tile): ceil(Ho·Wo/16)·N1·batch and K1, for every group of channels the cube works on.
+
+    Groups narrower than a block are merged, as the vendor's ``CalculateGroup`` does, into one with zeros off the
+    diagonal. A transposed convolution multiplies every input position by all of the kernel, which counts as N [I].
+    """
+    x, w = _operand_types(op)
+    assert isinstance(op.kind, Convolution)
+    transposed, groups = isinstance(op.kind, nn.ConvTranspose), op.kind.group
+    walked = x if transposed else op.results[0].type
+    positions, batch, kernel = _product(*walked.dims[2:]), _batch(walked), _product(*w.dims[2:])
+    first, second = w.dims[:2]
+    if positions is None or batch is None or kernel is None:
+        return None
+    if not isinstance(first, int) or not isinstance(second, int):
+        return None
+    inner, outer = (first // groups, second) if transposed else (second, first // groups)
+    if not inner or not outer:
+        return 0, 0
+    merged = min(math.lcm(math.lcm(inner, c0) // inner, math.lcm(outer, CUBE_SIDE) // outer), groups)
+    k1, n1 = ceil_div(merged * inner, c0), ceil_div(merged * outer, CUBE_SIDE)
+    tiles = ceil_div(positions, CUBE_SIDE) * n1 * batch * ceil_div(groups, merged)
+    return (tiles * kernel, k1) if transposed else (tiles, k1 * kernel)
+
+
+def _matrix(op: Op, tile: tuple[int, int, int]) -> tuple[int, int] | None:
+    """(output tiles, cycles per tile): m1·n1·batch and k1. All rows share a constant matrix, so they count as one M."""
+    _, w = _operand_types(op)
+    result = op.results[0].type
+    inner, outputs = _summed(op), _elements(result)
+    columns = 1 if w.rank == 1 else result.dims[-1]
+    if inner is None or outputs is None or not isinstance(columns, int):
+        return None
+    if not outputs:
+        return 0, 0
+    rows = outputs // columns
+    per_matrix = rows
+    if w.rank > 2:  # every product of a batch has a matrix of its own
+        x, _ = _operand_types(op)
+        per_matrix = 1 if x.rank == 1 else rows // math.prod(d for d in result.dims[:-2] if isinstance(d, int))
+    tiles = rows // per_matrix * ceil_div(per_matrix, tile[0]) * ceil_div(columns, tile[2])
+    return tiles, ceil_div(inner, tile[1])
+
+
+def _operand_types(op: Op) -> tuple[TensorType, TensorType]:
+    x, w = op.operands[:2]
+    assert x is not None
+    assert w is not None
+    return x.type, w.type
+
+
+def _summed(op: Op) -> int | None:
+    """Length of the sums of a matrix product, from whichever operand knows it."""
+    x, w = _operand_types(op)
+    kind = op.kind
+    left = x.dims[-2 if isinstance(kind, nn.Gemm) and kind.trans_a else -1]
+    transposed = isinstance(kind, nn.Gemm | ascend.MatMul) and kind.trans_b
+    right = w.dims[0] if w.rank == 1 else w.dims[-1 if transposed else -2]
+    return next((d for d in (left, right) if isinstance(d, int)), None)
+
+
+def _batch(type_: TensorType) -> int | None:
+    first = type_.dims[0]
+    return 1 if isinstance(first, str) else first
+
+
+def _elements(type_: TensorType) -> int | None:
+    """Number of elements, a symbolic first axis counting as 1."""
+    return None if type_.shape is None else _product(*((_batch(type_), *type_.shape[1:]) if type_.shape else ()))
+
+
+def _product(*sizes: Dim) -> int | None:
+    numbers = [s for s in sizes if isinstance(s, int)]
+    return math.prod(numbers) if len(numbers) == len(sizes) else None

@@ -1,0 +1,28 @@
+"""The Ascend deploy form (N1, N11, N20, N24): names and codes that its reader and its writer share.
+
+A deploy file is an ONNX file whose layers compute in integers between ``AscendQuant`` and ``AscendDequant`` nodes of the
+default domain. It is not valid ONNX (an int8 Conv is none), so neither checker nor ONNX Runtime is asked about it.
+"""
+
+from __future__ import annotations
+
+from amctc.ir import Op
+from amctc.ops import nn
+from amctc.types import F16, F32, I4, I8, I16, ScalarType
+
+QUANT, DEQUANT, ANTI_QUANT = "AscendQuant", "AscendDequant", "AscendAntiQuant"
+"""Op types of the target's own nodes."""
+
+STORAGE: dict[str, ScalarType] = {"INT8": I8, "INT4": I4, "INT16": I16}
+"""Attribute ``dst_type`` of a quantizer (N1)."""
+
+FLOAT_CODES: dict[int, ScalarType] = {0: F32, 1: F16}
+"""Attribute ``dtype`` of a dequantizer: the graph engine's data type codes (N24)."""
+
+MOVES = (nn.Concat, nn.Flatten, nn.Identity, nn.MaxPool, nn.Reshape, nn.Transpose)
+"""Op kinds that select or move elements: integers pass through them with their quantizer's scale and offset."""
+
+
+def moves(op: Op | None) -> bool:
+    """True for an op whose result's elements are elements of its operands."""
+    return op is not None and isinstance(op.kind, MOVES)

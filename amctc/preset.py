@@ -1,0 +1,103 @@
+"""Presets: named pipelines in stages, found by the entry-point group ``amctc.presets`` or read from a file."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from amctc.errors import InputError, UsageError
+from amctc.files import read_bytes
+from amctc.options import converted
+from amctc.pipeline import Pass, Pipeline, Repeat, installed
+
+STAGES = ("prepare", "quantize", "lower")
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Three pipelines: ``prepare`` float to float, ``quantize`` float to QDQ, ``lower`` QDQ to the target's ops."""
+
+    name: str
+    description: str
+    prepare: Pipeline
+    quantize: Pipeline
+    lower: Pipeline
+
+    def __str__(self) -> str:
+        return ",".join(str(p) for p in (self.prepare, self.quantize, self.lower))
+
+    def with_options(self, options: dict[str, dict[str, Any]]) -> Preset:
+        """The preset with options of its passes changed: pass name → option → value.
+
+        :class:`UsageError` for a pass the preset does not run or an option that does not fit.
+        """
+        used: set[str] = set()
+        stages = {s: _changed(getattr(self, s), options, used) for s in STAGES}
+        for name in options:
+            if name not in used:
+                raise UsageError(f"preset {self.name!r} does not run pass {name!r}", remedy=f"its passes are {self}")
+        return replace(self, **stages)
+
+
+def preset_names() -> list[str]:
+    """Names of the installed presets, sorted."""
+    return sorted(installed("amctc.presets"))
+
+
+def load_preset(name: str) -> Preset:
+    """The preset of that name, or the TOML file at that path; :class:`UsageError` with the nearest names."""
+    entry = installed("amctc.presets").get(name)
+    if entry is not None:
+        return _parsed(name, resources.files(entry.value).joinpath(f"{name}.toml").read_bytes(), name)
+    if name.endswith(".toml"):
+        return _parsed(Path(name).stem, read_bytes(name, limit=MAX_BYTES, kind="preset"), name)
+    near = difflib.get_close_matches(name, preset_names(), 2, 0.4)
+    raise UsageError(f"unknown preset {name!r}", remedy=f"did you mean {' or '.join(near or preset_names())}?")
+
+
+def _parsed(name: str, data: bytes, where: str) -> Preset:
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"the preset is not TOML: {error}", where=where, remedy="correct the file") from None
+    unknown = sorted(set(table) - {*STAGES, "description"})
+    missing = [s for s in STAGES if not isinstance(table.get(s), str)]
+    if unknown or missing:
+        what = f"unknown key {unknown[0]!r}" if unknown else f"{missing[0]!r} is missing or no text"
+        raise InputError(what, where=where, remedy=f"a preset has description, {', '.join(STAGES)}")
+    pipelines = [Pipeline.parse(table[s].strip()) for s in STAGES]
+    return Preset(name, str(table.get("description", "")), *pipelines)
+
+
+def _changed(pipeline: Pipeline, options: dict[str, dict[str, Any]], used: set[str]) -> Pipeline:
+    def change(item: Pass | Repeat) -> Pass | Repeat:
+        if isinstance(item, Repeat):
+            return Repeat(tuple(change(p) for p in item.body))
+        if item.name not in options:
+            return item
+        used.add(item.name)
+        return _with(item, options[item.name])
+
+    return Pipeline(tuple(change(p) for p in pipeline.passes))
+
+
+def _with(item: Pass, values: dict[str, Any]) -> Pass:
+    changes = {}
+    for key, value in values.items():
+        field = key.replace("-", "_")
+        if field not in item.__dataclass_fields__:
+            known = ", ".join(f.replace("_", "-") for f in item.__dataclass_fields__) or "none"
+            raise UsageError(f"pass {item.name!r} has no option {key!r}", remedy=f"its options are: {known}")
+        try:
+            changes[field] = converted(type(item), field, value)
+        except ValueError as error:
+            raise UsageError(f"option {key!r} of {item.name!r} {error}") from None
+    try:
+        return replace(item, **changes)
+    except ValueError as error:
+        raise UsageError(f"pass {item.name!r}: {error}") from None

@@ -1,0 +1,103 @@
+"""The report of a compression as plain data: deterministic, serializable, without timings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer (a weight op of the user's model).
+
+    ``action`` is ``int8`` or ``float``; ``notes`` say why it stayed in float or what was adjusted. Bytes count weight,
+    bias and parameters. ``macs`` are for one sample, ``None`` where a size is not known. ``sqnr_db`` is of the layer's
+    output, integer run against float. ``steps_max`` and ``steps_share`` compare the layer's quantized input between the
+    integer run and the QDQ model (N5): largest difference in steps, share of elements that differ. ``edge`` tells how
+    the output leaves: ``requant`` (int8, fused), ``dequant`` (float16), or ``float``. ``time_us`` is the estimate
+    for one sample on the target.
+    """
+
+    name: str
+    op_type: str
+    action: str
+    notes: tuple[str, ...]
+    fused: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+    macs: int | None
+    sqnr_db: float | None
+    steps_max: int | None
+    steps_share: float | None
+    edge: str
+    time_us: float | None
+
+
+@dataclass(frozen=True)
+class ChoiceReport:
+    """An arithmetic choice of the target that is not certain ([D] documented, [I] inferred) and was used."""
+
+    name: str
+    value: str
+    tag: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What ``compress`` did to a model.
+
+    ``output_sqnr_db`` and ``agreement`` compare the outputs of the integer run with the float model over ``samples``
+    samples (agreement: same largest element along the last axis). ``overflows`` counts accumulators outside int32 per
+    layer (N7). ``time_us`` and ``float_time_us`` are estimates for one sample on the target. ``passes`` lists the
+    pipeline with rewrites fired.
+    """
+
+    model: str
+    target: str
+    pipeline: str
+    samples: int
+    layers: tuple[LayerReport, ...]
+    float_ops: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+    output_sqnr_db: float | None
+    agreement: float | None
+    overflows: tuple[tuple[str, int], ...]
+    time_us: float | None
+    float_time_us: float | None
+    passes: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+    choices: tuple[ChoiceReport, ...]
+    notes: tuple[str, ...]
+    atc: str
+
+    def to_json(self) -> str:
+        """The report as JSON text; infinities as strings, keys in field order, the same bytes for the same run."""
+        return json.dumps(_plain(dataclasses.asdict(self)), indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on labelled samples. Shares lie in [0, 1]; ``None`` where there is nothing to compare with.
+
+    ``agreement`` and ``sqnr_db`` are against the float reference.
+    """
+
+    samples: int
+    top1: float | None
+    top5: float | None
+    agreement: float | None
+    sqnr_db: float | None

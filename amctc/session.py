@@ -1,0 +1,95 @@
+"""Run a model: float and QDQ graphs in ONNX Runtime, deploy models bit for bit as the target would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+
+from amctc.calibrate.samples import InputSpec
+from amctc.errors import UsageError
+from amctc.frontends.onnx_file import load
+from amctc.interp import Plan
+from amctc.ir import Graph
+from amctc.kernels.ascend_table import ascend_table
+from amctc.onnx_bridge.runtime import CARRIED, FloatSession
+from amctc.ops import quant
+from amctc.pipeline import Context, Pipeline
+from amctc.targets import Profile, load_profile
+from amctc.types import Array
+
+TARGET_KEY, FUSION_KEY = "amctc.target", "amctc.fusion"
+"""Metadata of a deploy file: the chip it is for, and whether that chip's compiler will fuse it (N18)."""
+
+COMPILE = "demote-float,pack-constants"
+COMPILE_FUSED = f"fuse-requant,{COMPILE}"
+"""What the target's graph compiler does to a deploy file before it runs (N18, N19, N26)."""
+
+
+class Session:
+    """A model ready to run.
+
+    ``model`` is a path or a graph. A deploy model is compiled as its target would (``fusion=False`` leaves out the
+    fusions) and run by the integer interpreter; ``target`` is read from the file's metadata unless given. Raises
+    :class:`UsageError` for a deploy file of which nobody says the target. ``overflows`` counts accumulators outside
+    int32 per layer over all runs (N7).
+    """
+
+    def __init__(
+        self, model: str | PathLike[str] | Graph, *, target: str | Profile | None = None, fusion: bool | None = None
+    ) -> None:
+        graph = model if isinstance(model, Graph) else load(model)
+        self.kind = graph_kind(graph)
+        self.target: Profile | None = None
+        self.overflows: dict[str, int] = {}
+        self.inputs = input_specs(graph)
+        self.output_names = graph.output_names
+        if self.kind == "deploy":
+            metadata = dict(graph.metadata)
+            self.target = _profile(target or metadata.get(TARGET_KEY), model)
+            fused = fusion if fusion is not None else metadata.get(FUSION_KEY, "on") != "off"
+            self.graph = compiled(graph, self.target, fusion=fused)
+            table = {**ascend_table(self.target, self._overflowed), **CARRIED}
+            self._run: Plan | FloatSession = Plan(self.graph, table)
+        else:
+            self.graph = graph
+            self._run = FloatSession(graph, optimise=self.kind == "float")
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name for one batch of inputs by name."""
+        return self._run.run(feeds)
+
+    def _overflowed(self, layer: str, count: int) -> None:
+        self.overflows[layer] = self.overflows.get(layer, 0) + count
+
+
+def graph_kind(graph: Graph) -> str:
+    """``deploy`` for a graph with ops of the target, ``qdq`` for one with quantizers, else ``float``."""
+    names = {op.kind.op_name for op in graph.ops}
+    if any(n.startswith("ascend.") for n in names):
+        return "deploy"
+    return "qdq" if {quant.Quantize.op_name, quant.Dequantize.op_name} & names else "float"
+
+
+def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
+    """What the samples for a graph must look like; inputs with a default need not be fed."""
+    specs = []
+    for value in graph.inputs:
+        if value.default is None:
+            specs.append(InputSpec(value.name, value.type.dims, value.type.elem.dtype))
+    return tuple(specs)
+
+
+def compiled(graph: Graph, target: Profile, *, fusion: bool = True) -> Graph:
+    """A deploy graph after the target's graph compiler."""
+    pipeline = Pipeline.parse(COMPILE_FUSED if fusion else COMPILE)
+    return pipeline.run(graph, Context(target=target)).graph
+
+
+def _profile(target: str | Profile | None, model: object) -> Profile:
+    if isinstance(target, Profile):
+        return target
+    if not target:
+        where = str(model) if isinstance(model, str | PathLike) else None
+        raise UsageError("the deploy model does not say its target", where=where,
+                         remedy='name it: Session(model, target="ascend910b1"), or --target')  # fmt: skip
+    return load_profile(target)
