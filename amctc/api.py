@@ -105,9 +105,8 @@ def compress(
     comparison = compare(prepared, quantized, integer, source.limited(0, compare_samples), profile, progress)
     clock.lap("compare")
     deploy_bytes = bytes(export_deploy(deploy).SerializeToString(deterministic=True))
-    folder = Path(out) if out is not None else Path()
     report = build_report(
-        model=_shown(model) or graph.name, pipeline=str(stages), atc=atc_command(deploy, profile, folder), target=profile,
+        model=_shown(model) or graph.name, pipeline=str(stages), atc=atc_command(deploy, profile), target=profile,
         float_graph=prepared, qdq_graph=quantized, integer_graph=integer, comparison=comparison,
         bytes_before=Path(model).stat().st_size if not isinstance(model, Graph) else _weight_bytes(graph),
         bytes_after=len(deploy_bytes), notes=context.notes, passes=records,
@@ -119,7 +118,7 @@ def compress(
             output.write_bytes(FILES["fakequant"], model_bytes(quantized))
             output.write_text(FILES["record"], record_text(quantized))
             output.write_text(FILES["report"], report.to_json())
-        files = {key: folder / name for key, name in FILES.items()}
+        files = {key: Path(out) / name for key, name in FILES.items()}
     clock.lap("write")
     return Compression(prepared, quantized, deploy, integer, report, files, clock.seconds)
 
@@ -146,13 +145,13 @@ def _weight_bytes(graph: Graph) -> int:
     return sum(d.nbytes for d in datas if d is not None)
 
 
-def atc_command(graph: Graph, target: Profile, folder: Path) -> str:
-    """The command line that compiles the deploy file for the target; symbolic batches are set to 1."""
+def atc_command(graph: Graph, target: Profile) -> str:
+    """The command line that compiles the deploy file for the target, run beside it; symbolic sizes are set to 1."""
     shapes = ";".join(
         f"{i.name}:{','.join(str(d) if isinstance(d, int) else '1' for d in i.type.dims)}" for i in graph.inputs
     )
     return (
-        f"atc --framework=5 --model={folder / FILES['deploy']} --output={folder / 'model'} "
+        f"atc --framework=5 --model={FILES['deploy']} --output=model "
         f'--soc_version={target.soc_version} --input_format=NCHW --input_shape="{shapes}"'
     )
 

@@ -80,7 +80,7 @@ class _DeployForm:
         layer = layer_name(op if acc.producer is None else acc.producer)
         writer.node(
             DEQUANT, [writer.name(acc), self._parameter(writer, parameter, layer)], [writer.name(op.result)],
-            f"{layer}.dequant", dtype=_code(kind.to), relu_flag=1 if kind.relu else None,
+            f"{layer}.dequant", dtype=_FLOAT_CODES[kind.to], relu_flag=1 if kind.relu else None,
         )  # fmt: skip
 
     def _parameter(self, writer: Writer, value: Value | None, layer: str) -> str:
@@ -94,10 +94,6 @@ class _DeployForm:
         if value not in self._written:
             self._written[value] = writer.constant(f"{layer}.dequant.param", data.read(), U64)
         return self._written[value]
-
-
-def _code(elem: ScalarType) -> int:
-    return _FLOAT_CODES[elem]
 
 
 def _conv(writer: Writer, op: Op) -> None:
@@ -132,11 +128,13 @@ def _matmul(writer: Writer, op: Op) -> None:
 
 def _anti_quant(writer: Writer, op: Op) -> None:
     """The file holds the quantizer's own offset; the compiler's, which the op has, is its negative (N20)."""
-    kind = op.kind
+    kind, q = op.kind, op.operands[0]
     assert isinstance(kind, ascend.AntiQuant)
+    assert q is not None
+    assert isinstance(q.type.elem, ScalarType)
     writer.node(
-        ANTI_QUANT, [writer.name(op.operands[0])], [writer.name(op.result)], f"{layer_name(op)}.anti_quant",
-        scale=kind.scale, offset=float(-kind.offset), dtype=_code(kind.to) if kind.to == F16 else None,
+        ANTI_QUANT, [writer.name(q)], [writer.name(op.result)], f"{layer_name(op)}.anti_quant", scale=kind.scale,
+        offset=float(-kind.offset), dst_type=_STORAGE_NAMES[q.type.elem], dtype=1 if kind.to == F16 else None,
     )  # fmt: skip
 
 
@@ -183,8 +181,8 @@ def _int4_axes(graph: Graph) -> dict[Value, int]:
         axis = 1 if conv or (isinstance(kind, ascend.MatMul) and kind.trans_b) else 0
         data = constant_data(weight)
         if data is None or not _packable(kind, data, axis) or axes.setdefault(weight, axis) != axis:
-            raise UnsupportedError(f"the int4 weight {weight.type} cannot be packed along its input channels", rule="N4",
-                                   where=layer_name(op), remedy="quantize this layer's weight to 8 bits")  # fmt: skip
+            raise UnsupportedError(f"the int4 weight {weight.type} cannot be packed along its input channels",
+                                   where=layer_name(op), rule="N4", remedy="quantize it to 8 bits")  # fmt: skip
     return axes
 
 

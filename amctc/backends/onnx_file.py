@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import EncodeError
-
 from amctc.backends.deploy import export_deploy
 from amctc.errors import LimitError
 from amctc.files import AnyPath, atomic_write_bytes
@@ -27,8 +25,9 @@ def model_bytes(graph: Graph) -> bytes:
     model = export_deploy(graph) if is_lowered(graph) else export_model(graph)
     try:
         return bytes(model.SerializeToString(deterministic=True))
-    except (EncodeError, ValueError):
-        raise LimitError("the model does not fit one ONNX file of 2 GiB", remedy="external data is not written yet") from None
+    except Exception as error:  # EncodeError or ValueError, by implementation; the size is all that can be wrong
+        remedy = "external data is not written yet"
+        raise LimitError("the model does not fit one ONNX file of 2 GiB", remedy=remedy) from error
 
 
 def save(graph: Graph, path: AnyPath) -> None:

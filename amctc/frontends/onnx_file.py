@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from amctc.errors import AmctcError, InputError, printable
 from amctc.files import AnyPath, contained_path, read_bytes
@@ -39,7 +38,7 @@ def read_model(path: AnyPath) -> onnx.ModelProto:
         raise InputError("the model file is empty", where=where, remedy=_REMEDY)
     try:
         model = onnx.ModelProto.FromString(data)
-    except (DecodeError, ValueError, RuntimeError):  # the last two: other protobuf implementations, strings not UTF-8
+    except Exception:  # DecodeError, ValueError or RuntimeError: it depends on the protobuf implementation
         raise InputError(_not_onnx(data), where=where, remedy=_REMEDY) from None
     if not model.HasField("graph"):
         raise InputError(_not_onnx(data), where=where, remedy=_REMEDY)
@@ -74,7 +73,7 @@ def load(path: AnyPath) -> Graph:
     except AmctcError as error:
         error.where = f"{name}: {error.where}" if error.where else name
         raise
-    except Exception as error:  # libraries and converters meet what no schema forbids: a missing attribute, a bad string
+    except Exception as error:  # a damaged file holds what no code expects: attributes missing or of another type
         finding = f"the model is malformed ({type(error).__name__}: {printable(error, 200)})"
         raise InputError(finding, where=name, remedy="export the model again") from error
 

@@ -1,7 +1,7 @@
 """The Ascend deploy form (N1, N11, N20, N24): names and codes that its reader and its writer share.
 
-A deploy file is an ONNX file whose layers compute in integers between ``AscendQuant`` and ``AscendDequant`` nodes of the
-default domain. It is not valid ONNX (an int8 Conv is none), so neither checker nor ONNX Runtime is asked about it.
+A deploy file is an ONNX file whose layers compute in integers between ``AscendQuant`` and ``AscendDequant`` nodes of
+the default domain. It is not valid ONNX (an int8 Conv is none), so neither checker nor ONNX Runtime is asked about it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from amctc.ir import Op
 from amctc.ops import nn
 from amctc.types import F16, F32, I4, I8, I16, ScalarType
 
-QUANT, DEQUANT, ANTI_QUANT = "AscendQuant", "AscendDequant", "AscendAntiQuant"
+QUANT, DEQUANT, ANTI_QUANT, REQUANT = "AscendQuant", "AscendDequant", "AscendAntiQuant", "AscendRequant"
 """Op types of the target's own nodes."""
 
 STORAGE: dict[str, ScalarType] = {"INT8": I8, "INT4": I4, "INT16": I16}

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from amctc.contract import Effect
+from amctc.contract import Changes, Effect
 from amctc.interp import KernelTable
+from amctc.ir import Graph
 from amctc.kernels.tables import ORACLE
 from amctc.magnitude import MAGNITUDE
 from amctc.rewrite import Rewrite, RewriteLog
@@ -33,19 +34,24 @@ def default_examples() -> int:
 
 @dataclass
 class Report:
-    """What a check saw. ``declined`` counts reasons, ``perturbations`` graphs, ``notes`` what was not compared."""
+    """What a check saw.
+
+    ``firings`` counts applications, ``compared`` those whose results were. ``declined`` counts reasons,
+    ``perturbations`` graphs (``fired_on``: those where the rule fired), ``notes`` why results were not compared.
+    """
 
     rule: str
     effect: Effect
     graphs: int = 0
     firings: int = 0
+    compared: int = 0
     declined: Counter[str] = field(default_factory=Counter)
     perturbations: Counter[str] = field(default_factory=Counter)
     fired_on: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        parts = [f"{self.rule} ({self.effect}): {self.graphs} graphs, {self.firings} firings"]
+        parts = [f"{self.rule} ({self.effect}): {self.graphs} graphs, {self.firings} firings, {self.compared} compared"]
         if self.perturbations:
             each = (f"{name} {self.fired_on[name]}/{n}" for name, n in sorted(self.perturbations.items()))
             parts.append("fired on " + ", ".join(each))
@@ -117,17 +123,31 @@ def examine(
     properties.check_arguments_unchanged(graph, text)
     properties.check_interface(graph, result)
     properties.check_types(graph, result)
-    for application in log.applications:
-        if not may_duplicate:
-            properties.check_duplicates(graph, result, application)
-        note = properties.check_application(graph, application, tables)
-        report.notes.update([note] if note else [])
     if log.applications:
-        note = properties.check_outputs(graph, result, [rule.effect] * len(log.applications), tables)
-        report.notes.update([note] if note else [])
+        if not may_duplicate:
+            for application in log.applications:
+                properties.check_duplicates(graph, result, application)
+        if not isinstance(rule.effect, Changes):
+            _compare(graph, result, log, tables, report)
         properties.check_fixpoint(rule, graph, result)
     properties.check_deterministic(rule, graph, result)
     properties.check_round_trip(graph, result)
+
+
+def _compare(graph: Graph, result: Graph, log: RewriteLog, tables: properties.Tables, report: Report) -> None:
+    """The properties about results, at every application and at the outputs."""
+    properties.check_kernels(graph, result, tables)
+    try:
+        for application in log.applications:
+            note = properties.check_application(graph, application, tables)
+            report.notes.update([note] if note else [])
+            report.compared += note is None
+        properties.check_outputs(graph, result, [a.rule.effect for a in log.applications], tables)
+    except Violation:
+        raise
+    except Exception as error:
+        finding = f"evaluation raised {type(error).__name__}: {error}; what inference accepts, a kernel must compute"
+        raise Violation("evaluates", finding, graph) from error
 
 
 def _count(report: Report, instance: Instance, log: RewriteLog) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from amctc.contract import Effect, Exact, Lossy, Rounding
 from amctc.errors import AmctcError, LimitError, UnsupportedError
 from amctc.interp import KernelTable, Plan
-from amctc.ir import Graph
+from amctc.ir import Constant, Graph
 from amctc.magnitude import EPSILON, tolerance
 from amctc.parser import parse_graph
 from amctc.rewrite import Application, Rewrite, RewriteLog, apply_rewrites
@@ -103,7 +103,7 @@ def check_duplicates(graph: Graph, result: Graph, application: Application) -> N
 
 def check_fixpoint(rule: Rewrite, graph: Graph, result: Graph) -> None:
     """**idempotent**: applying the rule to its result gives that very object."""
-    if apply_rewrites(result, [rule]) is not result:
+    if rewritten(rule, result, RewriteLog()) is not result:
         raise Violation("idempotent", "applied to its own result the rule fires again", graph)
 
 
@@ -190,6 +190,15 @@ def _compare(graph: Graph, setting: Setting, old: Array, new: Array, allowed: Ar
 def _shown(feeds: dict[str, Array]) -> str:
     parts = (f"{n} = {a.tolist() if a.size <= 8 else f'{a.ravel()[:8].tolist()}…'}" for n, a in feeds.items())
     return ", ".join(parts) or "no inputs"
+
+
+def check_kernels(graph: Graph, result: Graph, tables: Tables) -> None:
+    """**evaluates**: every op kind has a kernel and a magnitude, else results would pass without being compared."""
+    for op in (*graph.ops, *result.ops):
+        for table, what in ((tables.kernels, "kernels"), (tables.magnitude, "magnitude")):
+            if not isinstance(op.kind, Constant) and type(op.kind) not in table:
+                finding = f"no entry for {op.kind.op_name} in {what}: pass check_rewrite a table that has one, {what}="
+                raise Violation("evaluates", finding, graph)
 
 
 def check_outputs(graph: Graph, result: Graph, effects: Sequence[Effect], tables: Tables) -> str | None:
