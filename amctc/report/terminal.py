@@ -1,0 +1,143 @@
+"""The report of a compression and scores of models as text for people, on a terminal or in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from amctc.errors import printable
+from amctc.report.model import CompressionReport, Evaluation, LayerReport
+from amctc.report.table import Column, table
+from amctc.report.units import (
+    ABSENT,
+    bytes_text,
+    count_text,
+    db_text,
+    macs_text,
+    ratio_text,
+    share_text,
+    time_text,
+)
+
+PLAIN_WIDTH = 120
+"""Columns where there is no terminal and COLUMNS is not set."""
+
+POOR_DB = 20.0
+"""Below it a layer's output is noise for one part in ten of its amplitude: worth a look."""
+
+
+def make_console(stream: TextIO) -> Console:
+    """A console that prints names literally; off a terminal it is :data:`PLAIN_WIDTH` wide and without colours."""
+    plain = not stream.isatty()
+    width = PLAIN_WIDTH if plain and not os.environ.get("COLUMNS", "").isdigit() else None
+    return Console(file=stream, width=width, no_color=plain or None, markup=False, emoji=False, highlight=False)
+
+
+def print_report(report: CompressionReport, console: Console) -> None:
+    """The layers, what stayed in float and why, totals, uncertain arithmetic, and the command to compile the result."""
+    console.print(table(_layer_columns(report), console.width))
+    console.print()
+    for heading, lines in _sections(report):
+        _print_section(heading, lines, console)
+    if report.atc:
+        console.print(Text("Compile it for the chip, where the Ascend toolkit is installed:", "bold"))
+        console.print(Text(f"  {printable(report.atc, 4000)}"), soft_wrap=True)
+
+
+def _print_section(heading: str, lines: Sequence[str], console: Console) -> None:
+    if not lines:
+        return
+    console.print(Text(heading, "bold"))
+    for line in lines:
+        for part in Text(printable(line, 1000)).wrap(console, max(20, console.width - 2)):
+            console.print(Text("  "), part, sep="")
+    console.print()
+
+
+def _layer_columns(report: CompressionReport) -> list[Column]:
+    layers = report.layers
+    integer = sum(layer.action != "float" for layer in layers)
+    steps = [_steps(layer) for layer in layers]
+    before, after = sum(x.bytes_before for x in layers), sum(x.bytes_after for x in layers)
+    macs, times = [layer.macs for layer in layers], [layer.time_us for layer in layers]
+    return [
+        Column("layer", [x.name for x in layers], shorten=True, footer=f"{len(layers)} layers, {integer} in int8"),
+        Column("op", [x.op_type for x in layers], rank=3),
+        Column("in", [x.action for x in layers]),
+        Column("float32", [bytes_text(x.bytes_before) for x in layers], True, 4, footer=bytes_text(before)),
+        Column("stored", [bytes_text(x.bytes_after) for x in layers], True, 2, footer=bytes_text(after)),
+        Column("MACs", [count_text(m) for m in macs], True, 1, footer=count_text(_total(macs))),
+        Column("SQNR dB", [db_text(x.sqnr_db) for x in layers], True),
+        Column("steps off", steps, True, 6),
+        Column("result", [x.edge for x in layers], rank=5),
+        Column("est. time", [time_text(t) for t in times], True),
+    ]
+
+
+def _total(numbers: Sequence[int | None]) -> int | None:
+    known = [n for n in numbers if n is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def _steps(layer: LayerReport) -> str:
+    """``2 (0.31 %)``: the largest difference of the quantized input from the QDQ model, and the share that differs."""
+    if layer.steps_max is None:
+        return ABSENT
+    return f"{layer.steps_max} ({share_text(layer.steps_share)})" if layer.steps_max else "0"
+
+
+def _sections(report: CompressionReport) -> list[tuple[str, list[str]]]:
+    """Headings and lines that follow the table of layers."""
+    kept = [x for x in report.layers if x.action == "float"]
+    noted = [x for x in report.layers if x.notes and x.action != "float"]
+    overflows = [f"{layer}: {count} accumulators" for layer, count in report.overflows]
+    fired: dict[str, int] = {}
+    for _, rewrites in report.passes:
+        for name, count in rewrites:
+            fired[name] = fired.get(name, 0) + count
+    return [
+        ("Layers left in float", [f"{x.name}: {'; '.join(x.notes) or 'no reason recorded'}" for x in kept]),
+        ("Notes", [f"{x.name}: {'; '.join(x.notes)}" for x in noted] + list(report.notes)),
+        ("Outside int32 (N7): the chip saturates", overflows),
+        ("Computed in float16 between the integer layers", [", ".join(report.float_ops)] if report.float_ops else []),
+        ("Rewrites", [", ".join(f"{name} {count}" for name, count in fired.items())] if fired else []),
+        ("In all", _totals(report)),
+        (
+            "Arithmetic this result depends on that is not certain ([D] vendor documentation only, [I] inferred)",
+            [", ".join(f"[{c.tag}] {c.name} = {c.value} ({c.rule})" for c in report.choices)] if report.choices else [],
+        ),
+    ]
+
+
+def _totals(report: CompressionReport) -> list[str]:
+    ratio = ratio_text(report.bytes_before, report.bytes_after)
+    lines = [f"file    {bytes_text(report.bytes_before)} → {bytes_text(report.bytes_after)} ({ratio})"]
+    if report.samples and report.output_sqnr_db is not None:
+        lines.append(
+            f"output  SQNR {db_text(report.output_sqnr_db)} dB against the float model; the largest element is the same "
+            f"in {share_text(report.agreement)} of {report.samples} samples"
+        )
+    macs = macs_text(_total([x.macs for x in report.layers]))
+    if report.time_us is None:
+        return [*lines, f"work    {macs} per sample; no time estimate for {report.target}"]
+    speed = f", {time_text(report.float_time_us)} in float16" if report.float_time_us else ""
+    estimated = f"at least {time_text(report.time_us)} on {report.target}{speed} (estimate without launch overheads)"
+    return [*lines, f"work    {macs} per sample; {estimated}"]
+
+
+def print_evaluations(rows: Sequence[tuple[str, Evaluation]], console: Console) -> None:
+    """Scores side by side, one model per row; columns that no model has a number for are left out."""
+    scores = [e for _, e in rows]
+    columns = [
+        Column("model", [name for name, _ in rows], shorten=True),
+        Column("samples", [str(e.samples) for e in scores], True),
+        Column("top-1", [share_text(e.top1) for e in scores], True),
+        Column("top-5", [share_text(e.top5) for e in scores], True, 1),
+        Column("agreement", [share_text(e.agreement) for e in scores], True),
+        Column("SQNR dB", [db_text(e.sqnr_db) for e in scores], True),
+    ]
+    console.print(table([c for c in columns if any(cell != ABSENT for cell in c.cells)], console.width))
