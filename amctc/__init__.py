@@ -1,7 +1,7 @@
 """amctc: a compiler for model compression that targets Huawei Ascend NPUs.
 
-The names here are the stable surface; they are imported when first used, so that ``import amctc`` is cheap. The decorator that makes
-a rewrite is ``amctc.rewrite.rewrite``.
+The names here are the stable surface; they are imported when first used, so that ``import amctc`` is cheap.
+The decorator that makes a rewrite is ``amctc.rewrite.rewrite``.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _DIALECTS = ("ascend", "nn", "onnx", "quant")
 
 __all__ = [
-    "AmctcError", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Graph", "Lossy", "Match", "NoMatch",
-    "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value", "apply",
+    "AmctcError", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Graph", "Lossy", "Match",
+    "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value", "apply",
     "apply_rewrites", "ascend", "compress", "const", "either", "evaluate", "explain", "load", "nn", "onnx", "op",
     "open_samples_for", "parse_graph", "print_graph", "quant", "register", "save", "testing", "weight",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from amctc.ir import Graph, Op, Value, constant_data
-from amctc.ops import nn, quant
+from amctc.ops import nn
 from amctc.schema import Trait
 
 T = TypeVar("T")
@@ -104,18 +104,28 @@ def value_range(value: Value, operands: tuple[Interval, ...]) -> Interval:
         return _activated(kind, operands[0])
     if activation is not None:
         return _activated(activation, EVERYTHING)
-    if is_identity(op) or isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose | nn.GlobalAveragePool):
+    if is_identity(op) or isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose):
         return operands[0]
+    if isinstance(kind, nn.GlobalAveragePool):
+        return _rounded_outwards(*operands[0])
     if isinstance(kind, nn.AveragePool):
-        return Interval(min(operands[0].low, 0.0), max(operands[0].high, 0.0))
+        return _rounded_outwards(min(operands[0].low, 0.0), max(operands[0].high, 0.0))
     if isinstance(kind, nn.Concat):
         return Interval(min(o.low for o in operands), max(o.high for o in operands))
     if isinstance(kind, nn.Sigmoid | nn.Softmax):
         return Interval(0.0, 1.0)
     if isinstance(kind, nn.Add):
         low, high = operands[0].low + operands[1].low, operands[0].high + operands[1].high
-        return EVERYTHING if math.isnan(low + high) else Interval(low, high)  # an infinite constant
+        return EVERYTHING if math.isnan(low + high) else _rounded_outwards(low, high)  # NaN: an infinite constant
     return EVERYTHING
+
+
+SLACK = 2.0**-8
+"""Covers the rounding of sums and means down to bfloat16; a bound of zero needs none, signs survive rounding."""
+
+
+def _rounded_outwards(low: float, high: float) -> Interval:
+    return Interval(low - SLACK * abs(low), high + SLACK * abs(high))
 
 
 def _constant_range(value: Value) -> Interval:
@@ -142,12 +152,3 @@ def _activated(kind: nn.Activation, x: Interval) -> Interval:
 def is_identity(op: Op) -> bool:
     """True for ops that return their first operand."""
     return Trait.IDENTITY in op.kind.traits
-
-
-def skip_observers(value: Value) -> Value:
-    """The value under any observers on top of it."""
-    while value.producer is not None and isinstance(value.producer.kind, quant.Observe):
-        operand = value.producer.operands[0]
-        assert operand is not None
-        value = operand
-    return value

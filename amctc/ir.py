@@ -137,6 +137,7 @@ def build(
     results = kind.infer(*types)
     if names is None:
         names = (None,) * len(results)
+    kind = kind.rebound(types, results)
     return Op(kind, operands, results, names, _origins.get() if origins is None else origins)
 
 

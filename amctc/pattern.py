@@ -177,6 +177,11 @@ class Match:
             return None if value is None else self.data(pattern).read()
         return value
 
+    def get(self, pattern: Pattern[T]) -> T | None:
+        """What :meth:`__getitem__` gives, ``None`` for a pattern that took no part (a choice not taken)."""
+        found: T | None = self[pattern] if pattern in self._bindings else None
+        return found
+
     def __contains__(self, pattern: Pattern[Any]) -> bool:
         return pattern in self._bindings
 

@@ -37,11 +37,11 @@ class Preset:
         :class:`UsageError` for a pass the preset does not run or an option that does not fit.
         """
         used: set[str] = set()
-        stages = {s: _changed(getattr(self, s), options, used) for s in STAGES}
+        prepare, quantize, lower = (_changed(getattr(self, s), options, used) for s in STAGES)
         for name in options:
             if name not in used:
                 raise UsageError(f"preset {self.name!r} does not run pass {name!r}", remedy=f"its passes are {self}")
-        return replace(self, **stages)
+        return replace(self, prepare=prepare, quantize=quantize, lower=lower)
 
 
 def preset_names() -> list[str]:

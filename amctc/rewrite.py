@@ -87,23 +87,29 @@ def apply_rewrites(
 ) -> Graph:
     """``graph`` with ``rules`` applied until none fires; the same object when none does.
 
-    At most ``limit`` applications (default: 1000 and 8 per op): past it, :class:`LimitError` names the last rules.
+    At most ``limit`` applications (default: 1000 and 8 per op) in at most :data:`MAX_SWEEPS` sweeps: past it,
+    :class:`LimitError` names the last rules.
     """
     log = RewriteLog() if log is None else log
     index = _Index(rules)
     limit = 1000 + 8 * len(graph.ops) if limit is None else limit
     start = len(log.applications)
-    while True:
+    for _ in range(MAX_SWEEPS):
         replacements = _sweep(graph, index, log)
         if not replacements:
             return graph
         if len(log.applications) - start > limit:
-            last = dict.fromkeys(a.rule.name for a in log.applications[-20:])
-            raise LimitError(
-                f"rewrites still fire after {limit} applications; the last were {', '.join(last)}",
-                remedy="two rules undo each other, or one matches its own result",
-            )
+            break
         graph = substitute(graph, replacements)
+    last = dict.fromkeys(a.rule.name for a in log.applications[-20:])
+    raise LimitError(
+        f"rewrites still fire after {len(log.applications) - start} applications; the last were {', '.join(last)}",
+        remedy="two rules undo each other, or one matches its own result",
+    )
+
+
+MAX_SWEEPS = 256
+"""A sweep applies every match that shares no op with another, so even long chains of matches settle in a few."""
 
 
 def _sweep(graph: Graph, index: _Index, log: RewriteLog) -> dict[Value, Value]:
@@ -167,8 +173,13 @@ def explain(graph: Graph, rule: Rewrite) -> Iterator[Explanation]:
         if match is None:
             yield Explanation(layer_name(op), False, matcher.nearest.reason if matcher.nearest else "no match")
             continue
-        log = RewriteLog()
-        if _fire(graph, rule, match, log) is None:
-            yield Explanation(layer_name(op), False, next(iter(log.declined.values()), "the result is unchanged"))
-        else:
-            yield Explanation(layer_name(op), True, "")
+        yield _explained(graph, rule, match, layer_name(op))
+
+
+def _explained(graph: Graph, rule: Rewrite, match: Match, layer: str) -> Explanation:
+    log = RewriteLog()
+    try:
+        fires = _fire(graph, rule, match, log) is not None
+    except AmctcError as error:
+        return Explanation(layer, False, f"the rule fails: {error.what}")
+    return Explanation(layer, fires, "" if fires else next(iter(log.declined.values()), "the result is unchanged"))

@@ -55,6 +55,10 @@ class OpKind:
         """
         raise NotImplementedError(type(self).__name__)
 
+    def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> OpKind:
+        """The kind to build with, once its types are known; only carried ops remember types."""
+        return self
+
     def check_arity(self, operands: tuple[TensorType | None, ...]) -> None:
         """Constraint C0: operands come in the declared number, and only optional ones are absent."""
         specs = self.operand_specs

@@ -72,11 +72,7 @@ def graph_kind(graph: Graph) -> str:
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
     """What the samples for a graph must look like; inputs with a default need not be fed."""
-    specs = []
-    for value in graph.inputs:
-        if value.default is None:
-            specs.append(InputSpec(value.name, value.type.dims, value.type.elem.dtype))
-    return tuple(specs)
+    return tuple(InputSpec(v.name, v.type.dims, v.type.elem.dtype) for v in graph.inputs if v.default is None)
 
 
 def compiled(graph: Graph, target: Profile, *, fusion: bool = True) -> Graph:

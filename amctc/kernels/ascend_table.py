@@ -99,7 +99,9 @@ class _Kernels:
             scale, shift, _ = unpack_dequant(parameter)
         profile = self._profile
         if profile.dequant_multiplier == "full":
-            return _first(lambda acc: epilogue.dequantize_full_scale(acc, scale, channel_axis=kind.axis, relu=kind.relu))
+            return _first(
+                lambda acc: epilogue.dequantize_full_scale(acc, scale, channel_axis=kind.axis, relu=kind.relu)
+            )
 
         def run(acc: Array) -> Array:
             y = epilogue.dequantize_fixpipe(

@@ -7,7 +7,6 @@ integer ops by the profile's rules, float islands in float16.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -218,5 +217,3 @@ QUANT: dict[type[OpKind], KernelFactory] = {quant.Quantize: _quantize, quant.Deq
 """ONNX QuantizeLinear and DequantizeLinear (N5 says where they differ from the target)."""
 
 ORACLE: dict[type[OpKind], KernelFactory] = {**FLOAT, **QUANT}
-
-

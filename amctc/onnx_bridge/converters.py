@@ -15,10 +15,10 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from amctc.ir import Origins, Result, Value, const, constant_data
+from amctc.onnx_bridge.tensors import ELEM_TYPES
 from amctc.ops import nn, quant
 from amctc.schema import OpKind
 from amctc.types import F32, I8, I16, I32, U8, U16, Array, QuantizedType, ScalarType, TensorType
-from amctc.onnx_bridge.tensors import ELEM_TYPES
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def _binary(kind: type[OpKind]) -> Converter:
     return _floats(lambda view: (kind(), view.operands) if "broadcast" not in view.attributes else None)
 
 
-def _pads(view: NodeView, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> tuple[int, ...] | None:  # fmt: skip
+def _pads(
+    view: NodeView, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...] | None:
     """Explicit pads; auto_pad is resolved where the spatial sizes are known (ONNX Conv), else ``None``."""
     attributes, n = view.attributes, view.spatial
     mode = attributes.get("auto_pad", "NOTSET")
@@ -145,14 +147,15 @@ def _conv_transpose(view: NodeView) -> Converted:
 @_floats
 def _gemm(view: NodeView) -> Converted:
     a = view.attributes
-    kind = nn.Gemm(float(a.get("alpha", 1.0)), float(a.get("beta", 1.0)), bool(a.get("transA", 0)), bool(a.get("transB", 0)))
-    return kind, view.operands
+    alpha, beta = float(a.get("alpha", 1.0)), float(a.get("beta", 1.0))
+    return nn.Gemm(alpha, beta, bool(a.get("transA", 0)), bool(a.get("transB", 0))), view.operands
 
 
 @_floats
 def _batch_norm(view: NodeView) -> Converted:
-    training = view.attributes.get("training_mode", 0) or any(view.node.output[1:]) or view.attributes.get("spatial", 1) != 1
-    if training or view.type().rank < 2 or any(o is not None and o.type.elem != view.type().elem for o in view.operands):
+    attributes, x = view.attributes, view.type()
+    training = attributes.get("training_mode", 0) or any(view.node.output[1:]) or attributes.get("spatial", 1) != 1
+    if training or x.rank < 2 or any(o is not None and o.type.elem != x.elem for o in view.operands):
         return None
     return nn.BatchNorm(float(view.attributes.get("epsilon", 1e-5))), view.operands
 
@@ -171,6 +174,11 @@ def _clip(view: NodeView) -> Converted:
     low = -np.inf if bounds[0] is None else float(bounds[0])
     high = np.inf if bounds[1] is None else float(bounds[1])
     return None if np.isnan(low) or np.isnan(high) else (nn.Clip(low, high), view.operands[:1])
+
+
+@_floats
+def _leaky_relu(view: NodeView) -> Converted:
+    return nn.LeakyRelu(float(view.attributes.get("alpha", 0.01))), view.operands
 
 
 @_floats
@@ -303,7 +311,7 @@ CONVERTERS: dict[str, Converter] = {
     "AveragePool": _average_pool, "BatchNormalization": _batch_norm, "Cast": _cast, "Clip": _clip,
     "Concat": _concat, "Conv": _conv, "ConvTranspose": _conv_transpose, "DequantizeLinear": _dequantize,
     "Dropout": _dropout, "Flatten": _flatten, "Gemm": _gemm, "GlobalAveragePool": _global_average_pool,
-    "Identity": _identity, "LeakyRelu": _floats(lambda v: (nn.LeakyRelu(float(v.attributes.get("alpha", 0.01))), v.operands)),
+    "Identity": _identity, "LeakyRelu": _leaky_relu,
     "MatMul": _floats(lambda v: (nn.MatMul(), v.operands)), "MaxPool": _max_pool, "QuantizeLinear": _quantize,
     "Relu": _unary(nn.Relu), "Reshape": _reshape, "Sigmoid": _unary(nn.Sigmoid), "Softmax": _softmax,
     "Tanh": _unary(nn.Tanh), "Transpose": _transpose,

@@ -29,7 +29,8 @@ def simple(op_type: str, **fixed: Any) -> Emitter:
     """One node with the operands as they are."""
 
     def emit(writer: Writer, op: Op) -> None:
-        writer.node(op_type, [writer.name(o) for o in op.operands], [writer.name(op.result)], node_name(op, op_type), **fixed)
+        inputs, outputs = [writer.name(o) for o in op.operands], [writer.name(op.result)]
+        writer.node(op_type, inputs, outputs, node_name(op, op_type), **fixed)
 
     return emit
 
@@ -38,8 +39,7 @@ def _activated(writer: Writer, op: Op, activation: nn.Activation | None) -> str:
     """The name the layer's own node must write: the result, or a tensor that the activation's nodes read."""
     if activation is None:
         return writer.name(op.result)
-    inner = writer.tensor(f"{writer.name(op.result)}/linear")
-    return inner
+    return writer.tensor(f"{writer.name(op.result)}/linear")
 
 
 def _activate(writer: Writer, op: Op, activation: nn.Activation | None, inner: str) -> None:

@@ -69,7 +69,13 @@ class Writer:
         return name
 
     def node(
-        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], name: str, domain: str = "", **attributes: Any
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        name: str,
+        domain: str = "",
+        **attributes: Any,
     ) -> NodeProto:
         """Add a node under a unique name close to ``name``."""
         made = helper.make_node(
@@ -103,7 +109,7 @@ def emit_carried(writer: Writer, op: Op) -> None:
     captured = _captured(node)
     operands = iter(op.operands + (None,) * (len(node.input) - len(op.operands)))
     inputs = [writer.name(next(operands)) if n else _skip(operands) for n in node.input]
-    for name, value in zip(captured, op.operands[len(node.input):], strict=True):
+    for name, value in zip(captured, op.operands[len(node.input) :], strict=True):
         if writer.name(value) != name and not any(name in n.output for n in writer.nodes):
             writer.node("Identity", [writer.name(value)], [name], f"capture/{name}")
     results = iter(op.results)

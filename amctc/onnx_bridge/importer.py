@@ -21,6 +21,8 @@ from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, tensor_proto, t
 from amctc.ops.onnx import Node
 from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
 
+AGAIN = "export the model again"
+
 OLDEST_OPSET = 7
 """ONNX Runtime has no kernels below; the standard's own converter starts there."""
 
@@ -40,7 +42,7 @@ def import_model(
     if not model.HasField("graph") or (not version and any(n.domain in ("", "ai.onnx") for n in model.graph.node)):
         raise InputError("no graph or no opset version inside", remedy="this is not a complete ONNX model")
     if version and version < OLDEST_OPSET:
-        raise UnsupportedError(f"opset {version} is too old", remedy=f"convert the model to opset {OLDEST_OPSET} or newer")
+        raise UnsupportedError(f"opset {version} is too old", remedy=f"convert the model to {OLDEST_OPSET} or newer")
     if version > onnx.defs.onnx_opset_version():
         raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
     if model.functions:
@@ -84,7 +86,7 @@ class _Importer:
         outputs = []
         for info in proto.output:
             if info.name not in self._values:
-                raise InputError(f"output {printable(info.name)!r} is never computed", remedy="export the model again")
+                raise InputError(f"output {printable(info.name)!r} is never computed", remedy=AGAIN)
             outputs.append(self._values[info.name])
         metadata = tuple(sorted((p.key, p.value) for p in self._model.metadata_props))
         names = tuple(o.name for o in proto.output)
@@ -94,7 +96,7 @@ class _Importer:
         found: dict[str, tuple[Data, ScalarType]] = {}
         for tensor in self._model.graph.initializer:
             if tensor.name in found:
-                raise InputError(f"initializer {printable(tensor.name)!r} is given twice", remedy="export the model again")
+                raise InputError(f"initializer {printable(tensor.name)!r} is given twice", remedy=AGAIN)
             found[tensor.name] = tensor_data(tensor, self._external)
         for sparse in self._model.graph.sparse_initializer:
             raise UnsupportedError(f"sparse initializer {printable(sparse.values.name)!r}", remedy="store it dense")
@@ -108,7 +110,7 @@ class _Importer:
             if default is not None and self._model.ir_version < 4:
                 continue
             if info.name in self._values:
-                raise InputError(f"input {printable(info.name)!r} is declared twice", remedy="export the model again")
+                raise InputError(f"input {printable(info.name)!r} is declared twice", remedy=AGAIN)
             type_ = type_of(info.type, f"input {info.name!r}")
             if type_ is None:
                 raise InputError(f"input {printable(info.name)!r} has no element type", remedy="declare its type")
@@ -155,7 +157,9 @@ class _Importer:
                 return converted
         return None
 
-    def _carry(self, node: NodeProto, version: int, operands: tuple[Value | None, ...], origin: tuple[Origin, ...]) -> None:  # fmt: skip
+    def _carry(
+        self, node: NodeProto, version: int, operands: tuple[Value | None, ...], origin: tuple[Origin, ...]
+    ) -> None:
         if node.domain in ("", "ai.onnx") and version < OPSET:
             newer = upgraded(node, version, [None if o is None else o.type for o in operands], self._small(node))
             if newer is not None:
@@ -187,7 +191,9 @@ class _Importer:
                 found[name] = tensor_proto(name, data.read(), self._values[name].type.elem)
         return found
 
-    def _result_types(self, node: NodeProto, version: int, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:  # fmt: skip
+    def _result_types(
+        self, node: NodeProto, version: int, operands: tuple[TensorType | None, ...]
+    ) -> tuple[TensorType, ...]:
         own = node_types(node, version, operands, self._small(node))
         types = []
         for name, local in zip(node.output, own, strict=True):
@@ -208,7 +214,7 @@ class _Importer:
 
     def _define(self, name: str, value: Value) -> None:
         if name in self._values:
-            raise InputError(f"value {printable(name)!r} is computed twice", remedy="export the model again")
+            raise InputError(f"value {printable(name)!r} is computed twice", remedy=AGAIN)
         self._values[name] = value
 
 
@@ -241,7 +247,8 @@ def _constant(node: NodeProto) -> tuple[Data, ScalarType]:
     }  # fmt: skip
     many = attribute.name.endswith("s")
     items = list(value) if many else [value]
-    return tensor_data(onnx.helper.make_tensor("constant", forms[attribute.name], [len(items)] if many else [], items), None)
+    shape = [len(items)] if many else []
+    return tensor_data(onnx.helper.make_tensor("constant", forms[attribute.name], shape, items), None)
 
 
 def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodeProto]:
@@ -250,7 +257,7 @@ def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodePro
     for index, node in enumerate(graph.node):
         for name in node.output:
             if name in producers or name in known:
-                raise InputError(f"value {printable(name)!r} is computed twice", remedy="export the model again",
+                raise InputError(f"value {printable(name)!r} is computed twice", remedy=AGAIN,
                                  where=f"node {printable(node.name)!r}")  # fmt: skip
             if name:
                 producers[name] = index
@@ -260,7 +267,7 @@ def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodePro
         needs = {n for n in (*node.input, *captured_names(node)) if n and n not in known}
         for name in needs:
             if name not in producers:
-                raise InputError(f"{printable(name)!r} is never computed", remedy="export the model again",
+                raise InputError(f"{printable(name)!r} is never computed", remedy=AGAIN,
                                  where=f"node {printable(node.name)!r} ({node.op_type})")  # fmt: skip
             readers.setdefault(name, []).append(index)
         waiting.append(needs)
@@ -283,5 +290,3 @@ def _in_order(nodes: list[NodeProto], waiting: list[set[str]], readers: dict[str
         raise InputError("the graph has a cycle", where=f"node {printable(stuck.name)!r} ({stuck.op_type})",
                          remedy="an ONNX graph must be acyclic; export the model again")  # fmt: skip
     return order
-
-

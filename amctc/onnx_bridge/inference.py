@@ -84,4 +84,3 @@ def _infer_carried(kind: Node, operands: tuple[TensorType | None, ...]) -> tuple
 
 
 use_type_inference(_infer_carried)
-

@@ -15,7 +15,7 @@ from amctc.ops.onnx import Node
 from amctc.types import TensorType
 
 OPSET = 17
-"""Version we write unless a model is newer: the first with every op of the nn dialect, read by every runtime of note."""
+"""Version we write unless a model is newer: old enough for every runtime of note, new enough for QDQ per channel."""
 
 
 @functools.cache

@@ -89,7 +89,8 @@ def carried_kernel(op: Op, constants: Sequence[Array | None]) -> Kernel:
         precise = any(a is not None and a.dtype == np.float64 for a in arrays)
         feeds = {n: np.array(_narrowed(arrays[i], dtype), order="C", copy=None) for n, dtype, i in slots}
         results = session.run(feeds)
-        return tuple(results[n].astype(np.float64) if precise and results[n].dtype == np.float32 else results[n] for n in names)
+        outputs = (results[n] for n in names)
+        return tuple(a.astype(np.float64) if precise and a.dtype == np.float32 else a for a in outputs)
 
     return run
 

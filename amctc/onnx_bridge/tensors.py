@@ -1,4 +1,4 @@
-"""ONNX element types, tensors and types as ours, and back. Sizes are checked in Python integers before memory is taken."""
+"""ONNX element types, tensors and types as ours, and back. Sizes are checked before memory is taken."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def _typed_length(tensor: TensorProto) -> int:
     return sum(len(getattr(tensor, f)) for f in fields)
 
 
-def _external(tensor: TensorProto, shape: tuple[int, ...], elem: ScalarType, external: ExternalFile | None, where: str) -> Data:  # fmt: skip
+def _external(
+    tensor: TensorProto, shape: tuple[int, ...], elem: ScalarType, external: ExternalFile | None, where: str
+) -> Data:
     entries = {e.key: e.value for e in tensor.external_data}
     if external is None:
         raise InputError("external data, but the model has no folder", where=where, remedy="load the model from a file")

@@ -58,7 +58,7 @@ class Conv(ConvWindow):
 @register("ascend.matmul", "x w b?", Trait.LINEAR_LAYER)
 @dataclass(frozen=True)
 class MatMul(OpKind):
-    """int8 matrix product with int32 accumulation (N7, N8): x ``[…, K]``, w ``[K, N]`` (``[N, K]`` with ``trans_b``)."""
+    """int8 matrix product, int32 accumulation (N7, N8): x ``[…, K]``, w ``[K, N]`` or, ``trans_b``, ``[N, K]``."""
 
     trans_b: bool = False
     offset_x: int = 0
@@ -132,7 +132,9 @@ class Requant(_PerChannel):
         assert acc is not None
         assert scale is not None
         self.check(acc, scale)
-        self.require(-256 <= self.offset <= 255 and 0 <= self.slope <= 1, 4, f"offset {self.offset}, slope {self.slope}")
+        self.require(
+            -256 <= self.offset <= 255 and 0 <= self.slope <= 1, 4, f"offset {self.offset}, slope {self.slope}"
+        )
         return (TensorType(acc.shape, I8),)
 
 

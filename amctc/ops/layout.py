@@ -77,7 +77,7 @@ def _product(dims: tuple[Dim, ...]) -> Dim:
 @register("nn.reshape", "x", Trait.MONOTONIC)
 @dataclass(frozen=True)
 class Reshape(OpKind):
-    """Reshape to a constant target (ONNX Reshape): 0 copies the input's dimension unless ``allow_zero``, -1 is inferred."""
+    """Reshape to a constant target (ONNX Reshape): 0 copies a dimension unless ``allow_zero``, -1 is inferred."""
 
     shape: tuple[int, ...]
     allow_zero: bool = False

@@ -16,7 +16,7 @@ from amctc.types import Dim, Shape, TensorType, dims_agree
 
 @dataclass(frozen=True)
 class Windowed(OpKind):
-    """Attributes of every op that slides a window: one stride and dilation per spatial axis, begins then ends of pads."""
+    """What every op that slides a window has: a stride and dilation per spatial axis, begins then ends of pads."""
 
     strides: tuple[int, ...]
     pads: tuple[int, ...]
@@ -26,7 +26,7 @@ class Windowed(OpKind):
         """C2: one entry per spatial axis (two for pads), all in range."""
         strides, pads, dilations = self.strides, self.pads, self.dilations
         self.require(len(strides) == spatial and len(dilations) == spatial and len(pads) == 2 * spatial, 2,
-                     f"strides {list(strides)}, dilations {list(dilations)}, pads {list(pads)} on {spatial} axes")  # fmt: skip
+                     f"strides {[*strides]}, dilations {[*dilations]}, pads {[*pads]} on {spatial} axes")  # fmt: skip
         self.require(min((*strides, *dilations)) >= 1 and min(pads) >= 0, 2,
                      "strides and dilations are at least 1, pads at least 0")  # fmt: skip
 

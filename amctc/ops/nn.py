@@ -1,4 +1,4 @@
-"""The ``nn`` dialect: float network ops that rewrites understand. Everything else is carried (:mod:`amctc.ops.onnx`)."""
+"""The ``nn`` dialect: float network ops that rewrites understand. Others are carried (:mod:`amctc.ops.onnx`)."""
 
 from amctc.ops.layout import Cast, Concat, Flatten, Identity, Reshape, Transpose
 from amctc.ops.linear import (

@@ -1,9 +1,9 @@
-"""The ``onnx`` dialect: nodes carried as they came. Opaque to patterns, executed by ONNX Runtime, exported unchanged."""
+"""The ``onnx`` dialect: nodes carried as they came, opaque to patterns, executed by ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amctc.errors import UnsupportedError
 from amctc.schema import OpKind, register
@@ -40,8 +40,16 @@ class Node(OpKind):
         if trimmed == _trim(self.operand_types):
             return self.result_types
         if not _inference:
-            raise UnsupportedError(f"no type inference for carried op {self.op_type}", remedy="import amctc.onnx_bridge")
+            raise UnsupportedError(
+                f"no type inference for carried op {self.op_type}", remedy="import amctc.onnx_bridge"
+            )
         return _inference[0](self, operands)
+
+    def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> Node:
+        """Remember the types it was built with, so that they need not be inferred again."""
+        if _trim(operands) == _trim(self.operand_types):
+            return self
+        return replace(self, operand_types=operands, result_types=results)
 
 
 def _trim(types: tuple[TensorType | None, ...]) -> tuple[TensorType | None, ...]:

@@ -18,6 +18,7 @@ def same_float(kind: OpKind, number: int, *types: TensorType | None) -> ScalarTy
     (elem,) = elems
     kind.require(isinstance(elem, ScalarType) and elem.is_float, number, f"{elem} is no floating-point type")
     assert isinstance(elem, ScalarType)
+    kind.require(all(t is None or t.shape is not None for t in types), number, "the rank of an operand is unknown")
     return elem
 
 
@@ -82,7 +83,7 @@ class Softmax(_Unary):
         (x,) = operands
         assert x is not None
         self.require(-x.rank <= self.axis < x.rank, 2, f"axis {self.axis} of a rank {x.rank} operand")
-        return super(Softmax, self).infer(x)
+        return super().infer(x)
 
 
 @dataclass(frozen=True)

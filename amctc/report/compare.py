@@ -62,7 +62,8 @@ def compare(
     names_of_integers, types = _by_name(integer_graph), _by_name(qdq_graph)
     layers = {op.result.name: op for op in qdq_graph.ops if isinstance(op.kind, nn.Layer) and op.result.name}
     real = _by_name(float_graph)
-    views = {n: v for n in layers if n in real and (v := _integer_view(n, types, names_of_integers, integer_graph)) is not None}
+    found = {n: _integer_view(n, types, names_of_integers, integer_graph) for n in layers if n in real}
+    views = {n: v for n, v in found.items() if v is not None}
     inputs = {n: q for n, op in layers.items() if (q := _input_quantizer(op, names_of_integers)) is not None}
     float_session = FloatSession(float_graph, [real[n] for n in views])
     qdq_session = FloatSession(qdq_graph, [q for q, _ in inputs.values()], optimise=False)
@@ -79,8 +80,8 @@ def compare(
         for name, view in views.items():
             old = result.layers.get(name, ErrorStatistics())
             result.layers[name] = old.updated(expected_values[real[name]], view.read(actual))
-        for name, (q, i) in inputs.items():
-            result.steps.setdefault(name, Steps()).update(quantized[q], actual[i])
+        for name, (expected_steps, actual_steps) in inputs.items():
+            result.steps.setdefault(name, Steps()).update(quantized[expected_steps], actual[actual_steps])
         outputs = zip(integer_graph.output_names, integer_graph.outputs, strict=True)
         _compare_outputs(result, expected, {n: actual[v] for n, v in outputs})
         result.samples += len(next(iter(feeds.values())))

@@ -1,9 +1,10 @@
-"""Tables that fit a terminal: less important columns are left out, then long names shortened; nothing wraps."""
+"""Tables that fit a terminal: less important columns are left out, then long names shortened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -18,8 +19,8 @@ GAP = 2
 MIN_NAME = 12
 """A shortened name keeps so many cells."""
 
-STYLES = {"int8": "green", "float": "yellow", "C": "green", "D": "yellow", "I": "red"}
-"""Colours of words that say how well something went."""
+NAME_SHARE = 0.4
+"""A longer name than this share of the line is shortened before a column is left out."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Column:
     """A column of plain text.
 
     Where there is no room, columns of the highest ``rank`` go first (0 stays), then cells of ``shorten`` columns lose
-    their middle. ``footer`` stands below the last row.
+    their middle, and cells of ``wrap`` columns go on in the next line. ``footer`` stands below the last row. ``styles`` colour the cells, where there is one for each.
     """
 
     title: str
@@ -35,7 +36,9 @@ class Column:
     right: bool = False
     rank: int = 0
     shorten: bool = False
+    wrap: bool = False
     footer: str = ""
+    styles: Sequence[str] = ()
 
     @property
     def width(self) -> int:
@@ -46,9 +49,11 @@ class Column:
 def fitted(columns: Sequence[Column], width: int) -> list[Column]:
     """The columns that fit into ``width``; names come out printable, and shortened where they must be."""
     kept = [replace(c, cells=[printable(cell, 1000) for cell in c.cells]) for c in columns]
-    while _width(kept) > width and any(c.rank for c in kept):
-        last = max(kept, key=lambda c: c.rank)
-        kept.remove(last)
+    comfortable = max(MIN_NAME, int(width * NAME_SHARE))
+    while _width(kept, comfortable) > width and any(c.rank for c in kept):
+        kept.remove(max(kept, key=lambda c: c.rank))
+    if any(c.wrap for c in kept):
+        return kept
     while (excess := _width(kept) - width) > 0:
         widest = max((c for c in kept if c.shorten), key=lambda c: c.width, default=None)
         if widest is None or widest.width <= MIN_NAME:
@@ -59,8 +64,10 @@ def fitted(columns: Sequence[Column], width: int) -> list[Column]:
     return kept
 
 
-def _width(columns: Sequence[Column]) -> int:
-    return sum(c.width for c in columns) + GAP * (len(columns) - 1)
+def _width(columns: Sequence[Column], longest_name: int | None = None) -> int:
+    """Cells a row takes, names counted up to ``longest_name``."""
+    widths = [min(c.width, longest_name) if longest_name and (c.shorten or c.wrap) else c.width for c in columns]
+    return sum(widths) + GAP * (len(columns) - 1)
 
 
 def shortened(text: str, width: int) -> str:
@@ -78,12 +85,13 @@ def table(columns: Sequence[Column], width: int, *, title: str | None = None) ->
     """A rich table of the columns that fit. All text is taken literally: no markup, no emoji codes."""
     chosen = fitted(columns, width)
     made = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), title=title,
+        box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), title=title,
         title_justify="left", title_style="bold", show_footer=any(c.footer for c in chosen), footer_style="bold",
     )  # fmt: skip
     for c in chosen:
-        justify = "right" if c.right else "left"
-        made.add_column(Text(c.title), Text(c.footer), justify=justify, no_wrap=True, min_width=c.width)  # type: ignore[arg-type]
-    for row in zip(*(c.cells for c in chosen), strict=True):
-        made.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+        justify: Literal["left", "right"] = "right" if c.right else "left"
+        made.add_column(Text(c.title), Text(c.footer), justify=justify, no_wrap=not c.wrap,
+                        min_width=MIN_NAME if c.wrap else c.width)  # fmt: skip
+    for row in range(len(chosen[0].cells)):
+        made.add_row(*(Text(c.cells[row], c.styles[row] if c.styles else "") for c in chosen))
     return made

@@ -29,6 +29,8 @@ PLAIN_WIDTH = 120
 POOR_DB = 20.0
 """Below it a layer's output is noise for one part in ten of its amplitude: worth a look."""
 
+_ACTION = {True: "yellow", False: "green"}
+
 
 def make_console(stream: TextIO) -> Console:
     """A console that prints names literally; off a terminal it is :data:`PLAIN_WIDTH` wide and without colours."""
@@ -61,17 +63,20 @@ def _print_section(heading: str, lines: Sequence[str], console: Console) -> None
 def _layer_columns(report: CompressionReport) -> list[Column]:
     layers = report.layers
     integer = sum(layer.action != "float" for layer in layers)
+    poor = ["red" if x.sqnr_db is not None and x.sqnr_db < POOR_DB else "" for x in layers]
     steps = [_steps(layer) for layer in layers]
     before, after = sum(x.bytes_before for x in layers), sum(x.bytes_after for x in layers)
     macs, times = [layer.macs for layer in layers], [layer.time_us for layer in layers]
     return [
         Column("layer", [x.name for x in layers], shorten=True, footer=f"{len(layers)} layers, {integer} in int8"),
         Column("op", [x.op_type for x in layers], rank=3),
-        Column("in", [x.action for x in layers]),
+        Column(
+            "runs in", [x.action for x in layers], styles=["yellow" if x.action == "float" else "green" for x in layers]
+        ),
         Column("float32", [bytes_text(x.bytes_before) for x in layers], True, 4, footer=bytes_text(before)),
         Column("stored", [bytes_text(x.bytes_after) for x in layers], True, 2, footer=bytes_text(after)),
         Column("MACs", [count_text(m) for m in macs], True, 1, footer=count_text(_total(macs))),
-        Column("SQNR dB", [db_text(x.sqnr_db) for x in layers], True),
+        Column("SQNR dB", [db_text(x.sqnr_db) for x in layers], True, styles=poor),
         Column("steps off", steps, True, 6),
         Column("result", [x.edge for x in layers], rank=5),
         Column("est. time", [time_text(t) for t in times], True),
@@ -100,7 +105,7 @@ def _sections(report: CompressionReport) -> list[tuple[str, list[str]]]:
         for name, count in rewrites:
             fired[name] = fired.get(name, 0) + count
     return [
-        ("Layers left in float", [f"{x.name}: {'; '.join(x.notes) or 'no reason recorded'}" for x in kept]),
+        ("Layers left in float", [f"{x.name}: {_reason(x)}" for x in kept]),
         ("Notes", [f"{x.name}: {'; '.join(x.notes)}" for x in noted] + list(report.notes)),
         ("Outside int32 (N7): the chip saturates", overflows),
         ("Computed in float16 between the integer layers", [", ".join(report.float_ops)] if report.float_ops else []),
@@ -108,9 +113,13 @@ def _sections(report: CompressionReport) -> list[tuple[str, list[str]]]:
         ("In all", _totals(report)),
         (
             "Arithmetic this result depends on that is not certain ([D] vendor documentation only, [I] inferred)",
-            [", ".join(f"[{c.tag}] {c.name} = {c.value} ({c.rule})" for c in report.choices)] if report.choices else [],
+            [f"[{c.tag}] {c.name} = {c.value} ({c.rule})" for c in report.choices],
         ),
     ]
+
+
+def _reason(layer: LayerReport) -> str:
+    return "; ".join(note.removeprefix("left in float: ") for note in layer.notes) or "no reason recorded"
 
 
 def _totals(report: CompressionReport) -> list[str]:
@@ -118,8 +127,8 @@ def _totals(report: CompressionReport) -> list[str]:
     lines = [f"file    {bytes_text(report.bytes_before)} → {bytes_text(report.bytes_after)} ({ratio})"]
     if report.samples and report.output_sqnr_db is not None:
         lines.append(
-            f"output  SQNR {db_text(report.output_sqnr_db)} dB against the float model; the largest element is the same "
-            f"in {share_text(report.agreement)} of {report.samples} samples"
+            f"output  SQNR {db_text(report.output_sqnr_db)} dB against the float model; the largest element is the "
+            f"same in {share_text(report.agreement)} of {report.samples} samples"
         )
     macs = macs_text(_total([x.macs for x in report.layers]))
     if report.time_us is None:

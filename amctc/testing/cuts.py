@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from amctc.analysis import EVERYTHING, value_range
 from amctc.data import ArrayData
 from amctc.interp import KernelTable, Plan
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, constant_data
@@ -39,10 +40,15 @@ class Cut:
         arrays = dict(zip(self.before.inputs, (actual[v] for v in self.leaves), strict=True))
         yield {value.name: array for value, array in arrays.items()}
         for recipe in recipes:
-            yield {
-                value.name: numbered(recipe, index).array(array.shape, value.type.elem)
-                for index, (value, array) in enumerate(arrays.items())
-            }
+            drawn = (numbered(recipe, i).array(a.shape, v.type.elem) for i, (v, a) in enumerate(arrays.items()))
+            leaves = zip(self.before.inputs, self.leaves, drawn, strict=True)
+            yield {value.name: _possible(leaf, array) for value, leaf, array in leaves}
+
+
+def _possible(leaf: Value, array: Array) -> Array:
+    """``array`` moved into the range a leaf's producer guarantees: a rewrite may rely on what analysis proves."""
+    low, high = value_range(leaf)
+    return array if (low, high) == EVERYTHING else np.clip(array, low, high).astype(array.dtype)
 
 
 def cut_out(application: Application) -> Cut:

@@ -180,7 +180,7 @@ def _compare(graph: Graph, setting: Setting, old: Array, new: Array, allowed: Ar
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         finding = (
-            f"element {list(index)} was {old[index]!r} and is {new[index]!r}: they differ by {difference[index]:.3g}, "
+            f"element {list(index)} was {old[index].item()!r} and is {new[index].item()!r}: they differ by {difference[index]:.3g}, "
             f"allowed is {np.broadcast_to(allowed, old.shape)[index]:.3g} ({effect}); {int(wrong.sum())} of "
             f"{wrong.size} elements are wrong with {_shown(feeds)}"
         )

@@ -151,6 +151,8 @@ def _respect(sample: Sample, wanted: Wanted) -> None:
         given = sample.operands[index] if index < len(sample.operands) else None
         if given is None if operand is Slot.FREE else given != (None if operand is Slot.ABSENT else operand):
             raise Unfit(f"operand {index} is {given}, not {operand}")
+        if operand is Slot.FREE and given is not None and None in given.dims:
+            raise Unfit(f"operand {index} is {given}: an unknown dimension need not fit when it runs")
 
 
 def _trimmed(types: tuple[TensorType | None, ...]) -> tuple[TensorType | None, ...]:
@@ -189,11 +191,11 @@ def draw_type(source: Source, elem: Elem, low: int = 1, high: int = 4) -> Tensor
 
 
 def dim(type_: TensorType | None, axis: int) -> Dim:
-    """A dimension of a type that may not be known; ``None`` then, and :class:`Unfit` where there is no such axis."""
+    """A dimension of a type that may be free: ``None`` then. :class:`Unfit` where the type has none or an unknown one."""
     if type_ is None:
         return None
-    if not -type_.rank <= axis < type_.rank:
-        raise Unfit(f"{type_} has no axis {axis}")
+    if not -type_.rank <= axis < type_.rank or type_.dims[axis] is None:
+        raise Unfit(f"{type_} has no known dimension {axis}")
     return type_.dims[axis]
 
 

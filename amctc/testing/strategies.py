@@ -82,7 +82,7 @@ def _another(source: Source, bench: Workbench, made: list[Value], kinds: Sequenc
         return bench.follow(base, kinds)
     given = [base]
     for type_ in sample.operands[1:]:
-        alike = [v for v in made if v.type == type_ and constant_data(v) is None]
+        alike = [v for v in made if v.type == type_ and constant_data(v) is None and None not in v.type.dims]
         if type_ is None or not alike or not source.flip():
             break
         given.append(source.choice(alike))

@@ -18,7 +18,8 @@ SHRINKING_RUNS = 250
 """Runs spent on making a failing example smaller: enough for graphs of ten ops, and bounded in time."""
 
 SHOWN_IN_FULL = 3000
-"""Characters of graph text that a message shows with its constants; longer text is elided."""
+"""Characters of graph text that a message shows with large constants in full; longer text is elided. Small constants
+are always shown by value, and what is shown without elision parses again."""
 
 
 class Violation(AssertionError):
@@ -28,8 +29,9 @@ class Violation(AssertionError):
         self.property = property_
         text = ""
         if graph is not None:
-            full = print_graph(graph)
-            text = full if len(full) <= SHOWN_IN_FULL else print_graph(graph, elide=True)
+            full, text = print_graph(graph), print_graph(graph, elide=True)
+            if "…" in text and len(full) <= SHOWN_IN_FULL:
+                text = full
             self.size = (len(graph.ops), len(full))
         else:
             self.size = (0, 0)

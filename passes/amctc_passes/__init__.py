@@ -1,1 +1,1 @@
-"""The passes, one per file; folders are the stages: simplify, fuse, quantize, lower. ``presets`` are pipelines by name."""
+"""The passes, one per file, in folders by stage: simplify, fuse, quantize, lower. ``presets`` are pipelines by name."""

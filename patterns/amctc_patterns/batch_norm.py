@@ -26,7 +26,7 @@ norm = op(nn.BatchNorm, layer, gamma, beta, mean, var)
 
 @rewrite(norm, effect=Rounding(units=2))
 def fold_batch_norm(m: Match) -> Value:
-    """batch_norm(layer(x, w, b)) is a layer with scaled weights and a shifted bias (Krishnamoorthi 2018, section 3.2.2)."""
+    """batch_norm(layer(x, w, b)) is a layer with scaled weights and a other bias (Krishnamoorthi 2018, 3.2.2)."""
     kind, result = m[layer], m.value(layer).type
     if nn.result_channel_axis(kind, result.rank) != 1 or m.value(w).type.rank < 2:
         raise NoMatch("the layer's output channels are not the axis that is normalised")

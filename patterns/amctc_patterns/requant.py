@@ -27,7 +27,7 @@ def fuse_requant(m: Match) -> Value:
     multiplier = requant_scale(dequant_scale(m[scale]), np.float32(kind.scale))
     if not (np.isfinite(multiplier).all() and (multiplier > 0).all()):
         raise NoMatch("the product of the scales leaves float32")
-    slope = _slope(m[activation] if activation in m else None, kind)
+    slope = _slope(m.get(activation), kind)
     if m[dequant].relu:
         slope = 0.0
     parameter = const(multiplier, name=_parameter_name(m))

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from amctc.analysis import EVERYTHING, Interval, Use, backward, forward, is_identity, skip_observers, uses, value_range
+from amctc.analysis import EVERYTHING, Interval, Use, backward, forward, is_identity, uses, value_range
 from amctc.data import ArrayData
 from amctc.ir import Graph, GraphInput, Result, Value, apply, build, const
 from amctc.ops import nn, onnx, quant
@@ -144,13 +144,6 @@ def test_range_of_a_constant(array: np.ndarray[tuple[int, ...], np.dtype[np.gene
 
 
 # ---------------------------------------------------------------------------------------------------- identities
-
-
-def test_observers_are_skipped_and_nothing_else() -> None:
-    relu = apply(nn.Relu(), X)
-    assert skip_observers(apply(OBSERVE, apply(OBSERVE, relu))) is relu
-    assert skip_observers(relu) is relu
-    assert skip_observers(X) is X
 
 
 def test_identities() -> None:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from amctc.contract import Contract, Rounding
 from amctc.pipeline import PatternPass, register
 from amctc.rewrite import Rewrite
-from amctc_patterns import batch_norm
 from amctc_passes.facts import UNQUANTIZED
+from amctc_patterns import batch_norm
 
 
 @register

@@ -8,8 +8,8 @@ from typing import ClassVar
 from amctc.contract import Contract, Exact
 from amctc.pipeline import PatternPass, register
 from amctc.rewrite import Rewrite
-from amctc_patterns import activation
 from amctc_passes.facts import UNQUANTIZED
+from amctc_patterns import activation
 
 
 @register

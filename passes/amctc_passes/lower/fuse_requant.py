@@ -68,5 +68,3 @@ def _shared_quantizers(graph: Graph) -> Graph:
         return (known[key],)
 
     return convert(graph, shared)
-
-

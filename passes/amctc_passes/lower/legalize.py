@@ -68,7 +68,9 @@ class Legalize(Pass):
             return "weights must be symmetric int8 (N10)"
         kind, rank = op.kind, _source(operands[1]).rank
         assert isinstance(kind, nn.Layer)
-        if weight.axis is not None and weight.axis != nn.weight_channel_axis(kind, TensorType((None,) * rank, weight.expressed)):
+        if weight.axis is not None and weight.axis != nn.weight_channel_axis(
+            kind, TensorType((None,) * rank, weight.expressed)
+        ):
             return "weight scales do not run over output channels"
         if len(operands) > 2 and operands[2] is not None and not is_quantized(operands[2]):
             return "its bias is not quantized"
@@ -96,5 +98,3 @@ def _stripped(value: Value | None) -> Value | None:
         return const(quant.dequantized(data, elem), name=value.name)
     assert stored.producer is not None
     return stored.producer.operands[0] if isinstance(stored.producer.kind, quant.Quantize) else value
-
-

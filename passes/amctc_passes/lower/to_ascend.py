@@ -15,7 +15,15 @@ from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I8, I16, QuantizedType
-from amctc_passes.facts import BIASES_QUANTIZED, LOWERED, NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized, quantized_type
+from amctc_passes.facts import (
+    BIASES_QUANTIZED,
+    LOWERED,
+    NOT_LOWERED,
+    UNOBSERVED,
+    WEIGHTS_QUANTIZED,
+    is_quantized,
+    quantized_type,
+)
 
 
 @register

@@ -25,7 +25,9 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> set[st
         hits = {n for n in names if n == pattern or fnmatchcase(n, pattern)}
         if not hits:
             near = difflib.get_close_matches(pattern, names, 3) or sorted(names)[:3]
-            raise UsageError(f"{what} {pattern!r} matches no layer", remedy=f"layers are called, for example, {', '.join(near)}")
+            raise UsageError(
+                f"{what} {pattern!r} matches no layer", remedy=f"layers are called, for example, {', '.join(near)}"
+            )
         found |= hits
     return found
 

@@ -15,7 +15,14 @@ from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I32, QuantizedType
-from amctc_passes.facts import BIASES_QUANTIZED, NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized, quantized_type
+from amctc_passes.facts import (
+    BIASES_QUANTIZED,
+    NOT_LOWERED,
+    UNOBSERVED,
+    WEIGHTS_QUANTIZED,
+    is_quantized,
+    quantized_type,
+)
 
 
 @register
@@ -44,8 +51,8 @@ def _quantized(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] 
     scales = accumulator_scale(weight.scale_array, np.float32(activation.scales[0]))
     integers = quantize_bias(data.read(), scales)
     if not fits_int32(integers).all():
-        raise LimitError("a quantized bias leaves int32", where=layer_name(op), rule="N9",
-                         remedy="run quantize-weights again (it raises the weight scale), or skip the layer")  # fmt: skip
+        remedy = "run quantize-weights again (it raises the weight scale), or skip the layer"
+        raise LimitError("a quantized bias leaves int32", where=layer_name(op), rule="N9", remedy=remedy)
     per_tensor = weight.axis is None
     elem = QuantizedType(I32, activation.expressed, tuple(map(float, scales)), (0,) * len(scales),
                          None if per_tensor else 0, *I32.integer_range)  # fmt: skip

@@ -60,7 +60,9 @@ class FoldConstants(Pass):
 
 def _foldable(op: Op, operands: tuple[Value | None, ...]) -> bool:
     kind = op.kind
-    if isinstance(kind, Constant | quant.Observe | quant.Quantize | quant.Dequantize) or kind.op_name.startswith("ascend"):
+    if isinstance(kind, Constant | quant.Observe | quant.Quantize | quant.Dequantize) or kind.op_name.startswith(
+        "ascend"
+    ):
         return False
     if isinstance(kind, Node) and (kind.domain or kind.op_type in NONDETERMINISTIC | UNBOUNDED):
         return False
@@ -92,6 +94,6 @@ def _evaluated(op: Op, operands: tuple[Value | None, ...]) -> list[Value]:
     names = tuple(str(i) for i in range(len(alone.results)))
     arrays = Plan(Graph((), alone.results, names), WHOLE_FLOAT).run({})
     return [
-        const(arrays[n], r.type.elem, name=r.name, origins=op.origins) for n, r in zip(names, alone.results, strict=True)
+        const(arrays[n], r.type.elem, name=r.name, origins=op.origins)
+        for n, r in zip(names, alone.results, strict=True)
     ]
-

@@ -1,0 +1,138 @@
+"""``amctc compress``: quantize a model for a chip and write the deploy files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from amctc.cli.options import data_options, require_folder, target_option
+from amctc.cli.progress import progress_bar
+from amctc.cli.program import Command
+from amctc.errors import UsageError
+
+if TYPE_CHECKING:
+    from amctc.api import Compression
+
+FILE_NOTES = {
+    "deploy": "for the Ascend converter, atc",
+    "fakequant": "standard QDQ model, for ONNX Runtime",
+    "record": "scales and offsets by layer",
+    "report": "this report as data",
+}
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "amctc compress model.onnx --data images --preprocess imagenet -o out",
+        "amctc compress model.onnx -d samples.npz -o out -t ascend310p3 --skip 'head*' --method min-max",
+        "amctc compress model.onnx -d samples.npz -o out --set observe.bins=8192",
+    ),
+)
+@click.argument("model")
+@data_options(required=True)
+@target_option("The chip to compress for; `amctc targets` lists them.  [default: ascend910b1]")
+@click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
+@click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+              help="Calibrate on the first N samples.")  # fmt: skip
+@click.option("--preset", default="default", show_default=True, metavar="NAME", help="Pipeline: a preset or .toml file.")
+@click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
+@click.option("--method", metavar="NAME", help="How ranges are chosen: mse, percentile or min-max.")
+@click.option("--symmetric", is_flag=True, help="Quantize activations with a zero point of 0.")
+@click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
+              help="Set an option of a pass of the preset; may be repeated.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
+def compress(
+    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int, target: str | None, out: str,
+    calibration: int, preset: str, skip: tuple[str, ...], method: str | None, symmetric: bool,
+    settings: tuple[str, ...], seed: int,
+) -> None:  # fmt: skip
+    """Quantize a float model for an Ascend chip and simulate the result.
+
+    MODEL is an ONNX file. The samples calibrate; they need no labels. Written to the output folder: the model in
+    the form the Ascend converter reads, a standard QDQ model, the scales and a report.
+    """
+    require_folder(out)
+    from amctc.api import compress as run
+    from amctc.api import load, open_samples_for
+    from amctc.report.terminal import make_console
+    from amctc.targets import DEFAULT_TARGET, load_profile
+
+    options = pass_options(settings, skip=skip, method=method, symmetric=symmetric)
+    profile = load_profile(target or DEFAULT_TARGET)
+    graph = load(model)
+    samples = open_samples_for(
+        graph, data, preprocess=preprocess, labels=labels, batch_size=batch_size, limit=calibration
+    )
+    with progress_bar() as progress:
+        result = run(
+            model, samples, target=profile, out=out, preset=preset, options=options, seed=seed, progress=progress
+        )
+    console = make_console(sys.stdout)
+    print_compression(result, len(samples), console)
+    print_files(result, console)
+
+
+def pass_options(
+    settings: Sequence[str], *, skip: Sequence[str], method: str | None, symmetric: bool
+) -> dict[str, dict[str, Any]]:
+    """Pass name → option → value, from ``--set`` and the options that stand for a setting of ``place-qdq``."""
+    options: dict[str, dict[str, Any]] = {}
+    for text in settings:
+        name, option, value = _setting(text)
+        options.setdefault(name, {})[option] = value
+    for option, value in (("skip", tuple(skip)), ("method", method), ("symmetric", symmetric)):
+        if value:
+            options.setdefault("place-qdq", {})[option] = value
+    return options
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    """``pass.option=value`` in its parts, the value read as in a pipeline."""
+    from amctc.pipeline import pass_class
+    from amctc.spec import PassSpec, parse_specs
+
+    name, dot, rest = text.partition(".")
+    form = "write it as pass.option=value, a list as [a, b]"
+    if not dot or "=" not in rest:
+        raise UsageError(f"--set {text!r} names no option of a pass", remedy=form)
+    pass_class(name)
+    try:
+        (spec,) = parse_specs(f"{name}{{{rest}}}")
+        assert isinstance(spec, PassSpec)
+        ((option, value),) = spec.options
+    except (UsageError, ValueError):
+        raise UsageError(f"--set {text!r} is no setting", remedy=form) from None
+    return name, option, value
+
+
+def print_compression(result: Compression, samples: int, console: Any) -> None:
+    """What was done, in one line, and the report."""
+    from rich.text import Text
+
+    from amctc.errors import printable
+    from amctc.report.terminal import print_report
+
+    report = result.report
+    integer = sum(layer.action != "float" for layer in report.layers)
+    seconds = sum(result.seconds.values())
+    console.print(Text(f"{printable(Path(report.model).name)} for {report.target}: {integer} of {len(report.layers)} layers "
+                       f"in int8, calibrated on {samples} samples in {seconds:.1f} s\n", "bold"))  # fmt: skip
+    print_report(report, console)
+
+
+def print_files(result: Compression, console: Any) -> None:
+    """The files written, each with what it is for."""
+    from rich.text import Text
+
+    from amctc.errors import printable
+
+    names = {key: printable(path, 1000) for key, path in result.files.items()}
+    width = max(map(len, names.values()), default=0)
+    console.print(Text("\nWritten", "bold"))
+    for key, name in names.items():
+        console.print(Text(f"  {name:{width}}  {FILE_NOTES.get(key, '')}".rstrip()), soft_wrap=True)
