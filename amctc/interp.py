@@ -13,6 +13,7 @@ import numpy as np
 
 from amctc.errors import AmctcError, InputError, UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, layer_name
+from amctc.numerics.threads import single_threaded_blas
 from amctc.schema import OpKind
 from amctc.types import STRING, Array, Shape, TensorType, dims_agree, format_dim
 
@@ -70,16 +71,20 @@ class Plan:
     def run_values(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
         """Arrays of the outputs and of the kept values; everything else is let go after its last use."""
         arrays: dict[Value, Array] = {**self._constants, **self._fed(feeds)}
-        for index, (op, kernel) in enumerate(self._steps):
-            try:
-                results = kernel(*(None if o is None else arrays[o] for o in op.operands))
-            except AmctcError as error:
-                raise error.located(layer_name(op)) from None
-            arrays.update(zip(op.results, results if isinstance(results, tuple) else (results,), strict=True))
-            for value in (*op.operands, *op.results):
-                if value is not None and self._last_use.get(value, -1) <= index and value not in self._keep:
-                    arrays.pop(value, None)
+        with single_threaded_blas():
+            for index, (op, kernel) in enumerate(self._steps):
+                self._step(index, op, kernel, arrays)
         return {value: arrays[value] for value in self._keep}
+
+    def _step(self, index: int, op: Op, kernel: Kernel, arrays: dict[Value, Array]) -> None:
+        try:
+            results = kernel(*(None if o is None else arrays[o] for o in op.operands))
+        except AmctcError as error:
+            raise error.located(layer_name(op)) from None
+        arrays.update(zip(op.results, results if isinstance(results, tuple) else (results,), strict=True))
+        for value in (*op.operands, *op.results):
+            if value is not None and self._last_use.get(value, -1) <= index and value not in self._keep:
+                arrays.pop(value, None)
 
     def _fed(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
         fed: dict[Value, Array] = {}

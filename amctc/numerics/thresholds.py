@@ -128,7 +128,7 @@ class QuantizationLoss:
         self._values = values
         self._count_below = np.concatenate(([0.0], np.cumsum(weights)))
         self._sum_below = np.concatenate(([0.0], np.cumsum(weights * values)))
-        self._energy = float(np.dot(weights, values * values))
+        self._energy = float((weights * values * values).sum())
 
     def __call__(self, low: Float64Array, high: Float64Array) -> Float64Array:
         """The loss for each pair of ``low`` [P] and ``high`` [P], in the square of the tensor's unit."""

@@ -28,7 +28,8 @@ class Column:
     """A column of plain text.
 
     Where there is no room, columns of the highest ``rank`` go first (0 stays), then cells of ``shorten`` columns lose
-    their middle, and cells of ``wrap`` columns go on in the next line. ``footer`` stands below the last row. ``styles`` colour the cells, where there is one for each.
+    their middle, and cells of ``wrap`` columns go on in the next line. ``footer`` stands below the last row.
+    ``styles`` colour the cells, if there is one for each.
     """
 
     title: str

@@ -46,7 +46,7 @@ def print_report(report: CompressionReport, console: Console) -> None:
     for heading, lines in _sections(report):
         _print_section(heading, lines, console)
     if report.atc:
-        console.print(Text("Compile it for the chip, where the Ascend toolkit is installed:", "bold"))
+        console.print(Text("Compile it for the chip, in the output folder, where the Ascend toolkit is installed", "bold"))
         console.print(Text(f"  {printable(report.atc, 4000)}"), soft_wrap=True)
 
 

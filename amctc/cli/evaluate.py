@@ -1,0 +1,117 @@
+"""``amctc eval``: score a model on labelled samples and against its float reference."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from amctc.cli.options import data_options, target_option
+from amctc.cli.progress import progress_bar
+from amctc.cli.program import Command
+from amctc.errors import InputError, UsageError, printable
+
+if TYPE_CHECKING:
+    from amctc.calibrate.samples import Samples
+    from amctc.pipeline import Progress
+    from amctc.report.model import Evaluation
+    from amctc.session import Session
+
+MAX_REPORT = 1 << 28
+
+
+@click.command(
+    "eval",
+    cls=Command,
+    examples=(
+        "amctc eval out --data images --preprocess imagenet --skip-first 100",
+        "amctc eval out/model_deploy.onnx -d test.npz -p unit --reference model.onnx",
+        "amctc eval model.onnx -d images -p imagenet --labels classes.csv",
+    ),
+)
+@click.argument("model")
+@data_options(required=True)
+@click.option("-r", "--reference", metavar="ONNX", help="The float model to compare with.")
+@click.option("--skip-first", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Leave out the first N samples: those that calibrated.")  # fmt: skip
+@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples.")
+@target_option("The chip, for a deploy model that does not name it, or to try another.")
+@click.option("--no-fusion", is_flag=True, help="Without the fusions that the chip's compiler makes.")
+def evaluate(
+    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int, reference: str | None,
+    skip_first: int, limit: int | None, target: str | None, no_fusion: bool,
+) -> None:  # fmt: skip
+    """Print the accuracy of a model and how far it is from the float model.
+
+    MODEL is an ONNX file or the output folder of `amctc compress`: then its deploy model is run as the chip would,
+    beside the float model it came from. Give the preprocessing that the model was compressed with.
+    """
+    from amctc.api import open_samples_for
+    from amctc.report.terminal import make_console, print_evaluations
+    from amctc.session import Session
+
+    path, recorded = located(model)
+    session = Session(path, target=target, fusion=False if no_fusion else None)
+    reference = reference or recorded
+    other = Session(reference) if reference else None
+    samples = open_samples_for(session, data, preprocess=preprocess, labels=labels, batch_size=batch_size,
+                               limit=None if limit is None else skip_first + limit)  # fmt: skip
+    if skip_first:
+        samples = samples.limited(skip_first)
+    if other is None and samples.labels is None:
+        raise UsageError("nothing to measure with: no labels and no float model",
+                         remedy="give --labels, or --reference FLOAT.onnx")  # fmt: skip
+    with progress_bar() as progress:
+        rows = scores(session, other, samples, progress)
+    print_evaluations(rows, make_console(sys.stdout))
+    for layer, count in session.overflows.items():
+        click.echo(f"{printable(layer)}: {count} accumulators outside int32, saturated (N7)")
+    if samples.dropped:
+        click.echo(f"The last {samples.dropped} samples do not fill a batch of the model and were left out.")
+
+
+def located(model: str) -> tuple[str, str | None]:
+    """The model file and, for an output folder of ``compress``, the float model its report names, if it is there."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model, None
+    from amctc.api import FILES
+    from amctc.files import read_bytes
+
+    deploy, report = folder / FILES["deploy"], folder / FILES["report"]
+    if not deploy.is_file():
+        raise UsageError(f"no {FILES['deploy']} in this folder", where=model, remedy="name an output of amctc compress")
+    if not report.is_file():
+        return str(deploy), None
+    try:
+        recorded = json.loads(read_bytes(report, limit=MAX_REPORT, kind="report"))["model"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError("this is no report of amctc compress", where=str(report),
+                         remedy="name the deploy model and --reference instead of the folder") from None  # fmt: skip
+    if isinstance(recorded, str) and Path(recorded).is_file():
+        return str(deploy), recorded
+    click.echo(f"amctc: the float model {printable(recorded)!r} is not there; name it with --reference", err=True)
+    return str(deploy), None
+
+
+def scores(
+    session: Session, reference: Session | None, samples: Samples, progress: Progress
+) -> list[tuple[str, Evaluation]]:
+    """One row per model, the float reference first where there are labels to score it by."""
+    from amctc.api import evaluate as run
+
+    rows = []
+    if reference is not None and samples.labels is not None:
+        rows.append(("float", run(reference, samples, progress=lambda what, *n: progress("float model", *n))))
+    rows.append((described(session), run(session, samples, reference, progress=progress)))
+    return rows
+
+
+def described(session: Session) -> str:
+    """What kind of model a session runs, in words."""
+    if session.kind == "deploy" and session.target is not None:
+        return f"int8 on {session.target.name}"
+    return "QDQ, run in float" if session.kind == "qdq" else "float"
