@@ -104,6 +104,8 @@ def value_range(value: Value, operands: tuple[Interval, ...]) -> Interval:
         return _activated(kind, operands[0])
     if activation is not None:
         return _activated(activation, EVERYTHING)
+    if isinstance(kind, nn.MaxPool) and any(d != 1 for d in kind.dilations) and any(kind.pads):
+        return Interval(-math.inf, operands[0].high)  # a dilated window can fall between the elements into padding
     if is_identity(op) or isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose):
         return operands[0]
     if isinstance(kind, nn.GlobalAveragePool):

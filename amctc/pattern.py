@@ -62,7 +62,8 @@ class OpPattern(Pattern[K]):
     """The only result of an op of one of ``kinds`` whose operands match ``operands`` in order (``None``: any operands).
 
     ``uses`` is the exact number of uses of the result (graph outputs count), ``readers`` the op kinds that may read
-    it, ``where`` a condition on the attributes that says what it wants in ``wanted``.
+    it, ``where`` a condition on the attributes that says what it wants in ``wanted``. A layer with a fused activation
+    matches only with ``fused``: a rewrite that does not think of the activation must not see it.
     """
 
     kinds: tuple[type[K], ...]
@@ -71,6 +72,17 @@ class OpPattern(Pattern[K]):
     readers: tuple[type[OpKind], ...] | None = None
     where: Callable[[K], bool] | None = None
     wanted: str = ""
+    fused: bool = False
+
+    def accepts(self, kind: OpKind) -> bool:
+        """True for a kind and attributes the pattern takes."""
+        return isinstance(kind, self.kinds) and self.refusal(kind) is None
+
+    def refusal(self, kind: K) -> str | None:
+        """Why the attributes of a kind do not fit, ``None`` where they do."""
+        if not self.fused and getattr(kind, "activation", None) is not None:
+            return "no fused activation"
+        return self.wanted if self.where is not None and not self.where(kind) else None
 
     def described(self) -> str:
         """Its name, else the names of its op kinds."""
@@ -105,6 +117,7 @@ def op(
     readers: tuple[type[OpKind], ...] | None = None,
     where: Callable[[K], bool] | None = None,
     wanted: str = "",
+    fused: bool = False,
     name: str = "",
 ) -> OpPattern[K]:
     """Matches an op of one result; see :class:`OpPattern`. Commutative kinds try both operand orders.
@@ -124,7 +137,7 @@ def op(
             raise ValueError(f"{k.op_name} has at least {least} operands, the pattern names {len(named)}")
     if where is not None and not wanted:
         raise ValueError("say in wanted= what where= asks for: a declined match explains itself with it")
-    return OpPattern(kinds, named, uses, readers, where, wanted, name=name)
+    return OpPattern(kinds, named, uses, readers, where, wanted, fused, name=name)
 
 
 def either(*choices: Pattern[Any], name: str = "") -> Either:
@@ -301,8 +314,8 @@ class Matcher:
             named = len(pattern.operands)
             self._fail(bindings, lambda: f"{_found(value)} has {len(op.operands)} operands, not {named}", value)
             return None
-        if pattern.where is not None and not pattern.where(op.kind):
-            self._fail(bindings, lambda: f"{_found(value)}: wanted {pattern.wanted}", value)
+        if (refusal := pattern.refusal(op.kind)) is not None:
+            self._fail(bindings, lambda: f"{_found(value)}: wanted {refusal}", value)
             return None
         used = self._uses.get(value, ())
         if pattern.uses is not None and len(used) != pattern.uses:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Preset:
     lower: Pipeline
 
     def __str__(self) -> str:
-        return ",".join(str(p) for p in (self.prepare, self.quantize, self.lower))
+        return ",".join(str(p) for p in (self.prepare, self.quantize, self.lower) if p.passes)
 
     def with_options(self, options: dict[str, dict[str, Any]]) -> Preset:
         """The preset with options of its passes changed: pass name → option → value.
@@ -88,10 +88,11 @@ def _changed(pipeline: Pipeline, options: dict[str, dict[str, Any]], used: set[s
 
 def _with(item: Pass, values: dict[str, Any]) -> Pass:
     changes = {}
+    options = [f.name for f in fields(item)]
     for key, value in values.items():
         field = key.replace("-", "_")
-        if field not in item.__dataclass_fields__:
-            known = ", ".join(f.replace("_", "-") for f in item.__dataclass_fields__) or "none"
+        if field not in options:
+            known = ", ".join(f.replace("_", "-") for f in options) or "none"
             raise UsageError(f"pass {item.name!r} has no option {key!r}", remedy=f"its options are: {known}")
         try:
             changes[field] = converted(type(item), field, value)

@@ -40,7 +40,7 @@ MAX_TEXT = 1 << 16
 MAX_NESTING = 32
 
 _NAME = re.compile(r"[A-Za-z][\w\-]*")
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+|inf|nan)(?![\w.\-/*?])")
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+|inf|nan)(?![^\s,{}\[\]()=\"])")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SPACE = re.compile(r"[\s]*")
 
@@ -142,18 +142,23 @@ def _option(reader: _Reader, given: dict[str, Option]) -> tuple[str, Option]:
     return key, (_value(reader) if reader.accept("=") else True)
 
 
-def _value(reader: _Reader) -> Option:
+def _value(reader: _Reader, depth: int = 0) -> Option:
+    column = reader.at
     if reader.accept("["):
+        if depth >= MAX_NESTING:
+            raise marked(reader.text, column, "lists are nested too deeply")
         items: list[Option] = []
         while not reader.accept("]"):
-            items.append(_value(reader))
+            items.append(_value(reader, depth + 1))
             reader.accept(",")
         return tuple(items)
-    if (quoted := reader.take(_STRING)) is not None:
-        return str(json.loads(quoted))
-    if (number := reader.take(_NUMBER)) is not None:
-        return int(number) if re.fullmatch(r"[-+]?\d+", number) else float(number)
-    column = reader.at
+    try:
+        if (quoted := reader.take(_STRING)) is not None:
+            return str(json.loads(quoted))
+        if (number := reader.take(_NUMBER)) is not None:
+            return int(number) if re.fullmatch(r"[-+]?\d+", number) else float(number)
+    except ValueError:  # an escape JSON does not know, or more digits than Python reads
+        raise marked(reader.text, column, "neither a JSON string nor a number of usual size") from None
     word = reader.take(_BARE)
     if word is None:
         raise marked(reader.text, column, "expected a value")

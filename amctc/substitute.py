@@ -124,9 +124,9 @@ def convert(graph: Graph, conversion: Conversion) -> Graph:
 
 def _named(old: Sequence[Value], new: Sequence[Value], kept: set[Op | None]) -> list[Value]:
     """``new`` with those that have no name under that of ``old``; ops of ``kept`` are left as they are."""
-    names: dict[Value, str | None] = {}
+    names: dict[Value, str] = {}
     for was, now in zip(old, new, strict=True):
-        if now.name is None and now.producer is not None and now.producer not in kept:
+        if was.name is not None and now.name is None and now.producer is not None and now.producer not in kept:
             names.setdefault(now, was.name)
     ops: dict[Op | None, Op] = {}
     for op in dict.fromkeys(value.producer for value in names):

@@ -67,10 +67,11 @@ class _DeployForm:
     def _quant(self, writer: Writer, op: Op) -> None:
         kind = op.kind
         assert isinstance(kind, ascend.Quant)
+        reader = self._readers.get(op.result)
         writer.node(
             QUANT, [writer.name(op.operands[0])], [writer.name(op.result)],
-            f"{self._readers.get(op.result, layer_name(op))}.quant", scale=kind.scale, offset=float(kind.offset),
-            dst_type=_STORAGE_NAMES[kind.to], sqrt_mode=1 if kind.sqrt_mode else None,
+            _own_name(op, QUANT, "quant") if reader is None else f"{reader}.quant", scale=kind.scale,
+            offset=float(kind.offset), dst_type=_STORAGE_NAMES[kind.to], sqrt_mode=1 if kind.sqrt_mode else None,
         )  # fmt: skip
 
     def _dequant(self, writer: Writer, op: Op) -> None:
@@ -94,6 +95,11 @@ class _DeployForm:
         if value not in self._written:
             self._written[value] = writer.constant(f"{layer}.dequant.param", data.read(), U64)
         return self._written[value]
+
+
+def _own_name(op: Op, op_type: str, suffix: str) -> str:
+    """The name a node had in the file it came from, else one made of the op's origin."""
+    return next((o.name for o in op.origins if o.op_type == op_type), f"{layer_name(op)}.{suffix}")
 
 
 def _conv(writer: Writer, op: Op) -> None:
@@ -133,8 +139,9 @@ def _anti_quant(writer: Writer, op: Op) -> None:
     assert q is not None
     assert isinstance(q.type.elem, ScalarType)
     writer.node(
-        ANTI_QUANT, [writer.name(q)], [writer.name(op.result)], f"{layer_name(op)}.anti_quant", scale=kind.scale,
-        offset=float(-kind.offset), dst_type=_STORAGE_NAMES[q.type.elem], dtype=1 if kind.to == F16 else None,
+        ANTI_QUANT, [writer.name(q)], [writer.name(op.result)], _own_name(op, ANTI_QUANT, "anti_quant"),
+        scale=kind.scale, offset=float(-kind.offset), dst_type=_STORAGE_NAMES[q.type.elem],
+        dtype=1 if kind.to == F16 else None,
     )  # fmt: skip
 
 

@@ -19,8 +19,10 @@ from amctc.cli.targets import targets
 
 __all__ = ["amctc", "main"]
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-@click.group(cls=Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Program, invoke_without_command=True, context_settings=SETTINGS)
 @click.version_option(__version__, "-V", "--version", message="amctc %(version)s")
 @click.option(DEBUG, is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.pass_context

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from amctc.cli.options import data_options, require_folder, target_option
-from amctc.cli.progress import progress_bar
 from amctc.cli.program import Command
-from amctc.errors import UsageError
+from amctc.cli.progress import progress_bar
+from amctc.errors import UsageError, printable
+from amctc.report.terminal import make_console, print_report
 
 if TYPE_CHECKING:
     from amctc.api import Compression
@@ -39,7 +42,7 @@ FILE_NOTES = {
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
 @click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
               help="Calibrate on the first N samples.")  # fmt: skip
-@click.option("--preset", default="default", show_default=True, metavar="NAME", help="Pipeline: a preset or .toml file.")
+@click.option("--preset", default="default", show_default=True, metavar="NAME", help="A preset, or a .toml file.")
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
 @click.option("--method", metavar="NAME", help="How ranges are chosen: mse, percentile or min-max.")
 @click.option("--symmetric", is_flag=True, help="Quantize activations with a zero point of 0.")
@@ -59,7 +62,6 @@ def compress(
     require_folder(out)
     from amctc.api import compress as run
     from amctc.api import load, open_samples_for
-    from amctc.report.terminal import make_console
     from amctc.targets import DEFAULT_TARGET, load_profile
 
     options = pass_options(settings, skip=skip, method=method, symmetric=symmetric)
@@ -110,27 +112,19 @@ def _setting(text: str) -> tuple[str, str, Any]:
     return name, option, value
 
 
-def print_compression(result: Compression, samples: int, console: Any) -> None:
+def print_compression(result: Compression, samples: int, console: Console) -> None:
     """What was done, in one line, and the report."""
-    from rich.text import Text
-
-    from amctc.errors import printable
-    from amctc.report.terminal import print_report
-
     report = result.report
     integer = sum(layer.action != "float" for layer in report.layers)
     seconds = sum(result.seconds.values())
-    console.print(Text(f"{printable(Path(report.model).name)} for {report.target}: {integer} of {len(report.layers)} layers "
-                       f"in int8, calibrated on {samples} samples in {seconds:.1f} s\n", "bold"))  # fmt: skip
+    name = printable(Path(report.model).name)
+    done = f"{integer} of {len(report.layers)} layers in int8, calibrated on {samples} samples in {seconds:.1f} s"
+    console.print(Text(f"{name} for {report.target}: {done}\n", "bold"))
     print_report(report, console)
 
 
-def print_files(result: Compression, console: Any) -> None:
+def print_files(result: Compression, console: Console) -> None:
     """The files written, each with what it is for."""
-    from rich.text import Text
-
-    from amctc.errors import printable
-
     names = {key: printable(path, 1000) for key, path in result.files.items()}
     width = max(map(len, names.values()), default=0)
     console.print(Text("\nWritten", "bold"))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from amctc.cli.options import data_options, target_option
-from amctc.cli.progress import progress_bar
 from amctc.cli.program import Command
+from amctc.cli.progress import progress_bar
 from amctc.errors import InputError, UsageError, printable
+from amctc.report.terminal import make_console, print_evaluations
 
 if TYPE_CHECKING:
     from amctc.calibrate.samples import Samples
@@ -50,7 +51,6 @@ def evaluate(
     beside the float model it came from. Give the preprocessing that the model was compressed with.
     """
     from amctc.api import open_samples_for
-    from amctc.report.terminal import make_console, print_evaluations
     from amctc.session import Session
 
     path, recorded = located(model)

@@ -27,7 +27,7 @@ def data_options(*, required: bool) -> Callable[[F], F]:
         for option in (
             click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
                          help="Samples run at a time."),
-            click.option("--labels", metavar="CSV", help="Classes of the images: lines of file name, class."),
+            click.option("--labels", metavar="CSV", help="Lines of file name and class: the images to use."),
             click.option("-p", "--preprocess", metavar="P", help=PREPROCESS_HELP),
             click.option("-d", "--data", required=required, metavar="PATH",
                          help="Samples: a folder of images, an .npz or an .npy file."),
@@ -58,6 +58,7 @@ def read_graph(path: str) -> Graph:
         from amctc.api import load
 
         return load(path)
+    from amctc import ops  # noqa: F401 - the parser knows the op kinds that are registered
     from amctc.files import read_bytes
     from amctc.parser import parse_graph
 

@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 
 class Command(click.Command):
-    """A command with ``examples``, command lines that its help shows as they are; the first one stands in the overview."""
+    """A command with ``examples``: command lines for its help, the first one for the overview too."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,7 +56,7 @@ class Program(click.Group):
             with formatter.section(title):
                 for name in names:
                     command = self.commands[name]
-                    formatter.write(f"  {name:{margin - 2}}{command.get_short_help_str(90)}\n")
+                    formatter.write(f"  {name:{margin - 2}}{command.get_short_help_str(110)}\n")
                     for line in getattr(command, "examples", ())[:1]:
                         formatter.write(f"{'':{margin}}{click.style('$ ' + line, dim=True)}\n")
 
@@ -103,7 +103,8 @@ def failed(error: BaseException, debug: bool) -> int:
         _say(f"error: {error}", error.exit_status)
         _show_detail(error.detail or "", debug)
         return error.exit_status
-    return _say(f"internal error: {type(error).__name__}: {printable(error, 300)}; run with {DEBUG} for the traceback", 1)
+    finding = f"{type(error).__name__}: {printable(error, 300)}"
+    return _say(f"internal error: {finding}; run with {DEBUG} for the traceback", 1)
 
 
 def _say(line: str, status: int) -> int:

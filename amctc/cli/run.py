@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
-from amctc.cli.options import GRAPH_TEXT, data_options, read_graph, require_folder, target_option
-from amctc.cli.progress import progress_bar
+from amctc.cli.options import GRAPH_TEXT, data_options, read_graph, target_option
 from amctc.cli.program import Command
+from amctc.cli.progress import progress_bar
 from amctc.errors import UsageError, printable
+from amctc.report.table import Column, print_table
+from amctc.report.terminal import make_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from amctc.ir import Graph
-    from amctc.pipeline import Context, Pipeline, PipelineResult
+    from amctc.pipeline import Pass, PipelineResult
+    from amctc.rewrite import Rewrite
 
 MAX_PIPELINE = 1 << 16
 
@@ -51,16 +52,15 @@ def run(
     start with # are remarks. MODEL is an ONNX file or a .txt file of graph text. --explain looks at the graph as it is
     before the first pass that applies the rewrite.
     """
+    from amctc.cli.rules import flattened, rule_named
     from amctc.pipeline import Context, Pipeline
-    from amctc.report.terminal import make_console
     from amctc.targets import DEFAULT_TARGET, load_profile
 
     if out is not None:
         require_file(out)
-    elif data and preprocess and not data:
-        raise UsageError("--preprocess without --data")
     parsed = Pipeline.parse(pipeline_text(pipeline))
     context = Context(seed=seed, target=load_profile(target or DEFAULT_TARGET), trace=explain is not None)
+    rule = None if explain is None else rule_named(explain, flattened(parsed.passes), context.target)
     graph = read_graph(model)
     if data is not None:
         from amctc.api import open_samples_for
@@ -72,9 +72,86 @@ def run(
         write(result.graph, out)
     console = make_console(sys.stderr if printed else sys.stdout)
     print_passes(result, timing, console)
-    if explain is not None:
-        print_explanations(explain, parsed, graph, result, context, console)
+    if rule is not None:
+        print_explanations(*rule, graph, result, console)
     if printed:
         from amctc.text import print_graph
 
         click.echo(print_graph(result.graph, elide=True), nl=False)
+
+
+def pipeline_text(given: str) -> str:
+    """The text itself, or that of the file behind ``@``."""
+    if not given.startswith("@"):
+        return given
+    from amctc.files import read_bytes
+
+    text = read_bytes(given[1:], limit=MAX_PIPELINE, kind="pipeline file").decode("utf-8", "replace")
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")).strip()
+
+
+def require_file(out: str) -> None:
+    """Refuse an output that cannot be written before any work is done."""
+    path = Path(out)
+    if path.suffix not in (".onnx", GRAPH_TEXT):
+        raise UsageError(f"{path.name!r} is neither .onnx nor {GRAPH_TEXT}", where="-o", remedy="choose one of them")
+    if path.is_dir():
+        raise UsageError("the output is a folder", where=out, remedy="name a file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError("the folder to write to does not exist", where=out, remedy="create it first")
+
+
+def write(graph: Graph, out: str) -> None:
+    """The graph as an ONNX file, or as text that can be read back."""
+    if Path(out).suffix == GRAPH_TEXT:
+        from amctc.files import atomic_write_text
+        from amctc.text import print_graph
+
+        atomic_write_text(out, print_graph(graph))
+        return
+    from amctc.api import save
+
+    save(graph, out)
+
+
+def print_passes(result: PipelineResult, timing: bool, console: Console) -> None:
+    """What each pass did to the graph, and its remarks."""
+
+    records = result.report
+    fired = [", ".join(f"{name} {count}" for name, count in r.rewrites.items()) for r in records]
+    columns = [
+        Column("pass", [r.name for r in records]),
+        Column("ops", [f"{r.ops_before} → {r.ops_after}" for r in records], True),
+        Column("seconds", [f"{r.seconds:.3f}" for r in records], True),
+        Column("rewrites", fired, wrap=True),
+    ]
+    if records:
+        print_table([c for c in columns if timing or c.title != "seconds"], console)
+    for note in result.notes:
+        console.print(f"{printable(note.source)}: {printable(note.layer)}: {printable(note.text, 300)}")
+
+
+def print_explanations(
+    rule: Rewrite, applied_by: Pass | None, graph: Graph, result: PipelineResult, console: Console
+) -> None:
+    """For each op at which the rewrite could start: whether it fires, else the nearest miss."""
+    from amctc.rewrite import explain
+
+    looked_at = result.graph
+    if applied_by is not None:
+        first = next(i for i, (done, _) in enumerate(result.trace) if done == applied_by.name)
+        looked_at = result.trace[first - 1][1] if first else graph
+    found = list(explain(looked_at, rule))
+    when = f"before pass {applied_by.name}" if applied_by else "at the end of the pipeline"
+    console.print(f"\n{rule.name}, {when}: {rule.doc}")
+    if not found:
+        kinds = " or ".join(sorted(k.op_name for k in rule.pattern.kinds))
+        console.print(f"It starts at {kinds}; there is none.")
+        return
+    columns = [
+        Column("at", [e.layer for e in found], shorten=True),
+        Column("fires", ["yes" if e.fires else "no" for e in found],
+               styles=["green" if e.fires else "yellow" for e in found]),
+        Column("because", [e.reason for e in found], wrap=True),
+    ]  # fmt: skip
+    print_table(columns, console)

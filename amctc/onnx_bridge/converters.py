@@ -77,6 +77,17 @@ def _ranked(converter: Converter) -> Converter:
     return lambda view: converter(view) if all(o is None or o.type.shape is not None for o in view.operands) else None
 
 
+def _uniform(converter: Converter) -> Converter:
+    """Ranked operands of one element type, none with scales per channel: what ops that move elements take."""
+
+    def convert(view: NodeView) -> Converted:
+        elems = {o.type.elem for o in view.operands if o is not None}
+        per_channel = any(isinstance(e, QuantizedType) and e.axis is not None for e in elems)
+        return None if len(elems) > 1 or per_channel else converter(view)
+
+    return _ranked(convert)
+
+
 def _unary(kind: type[OpKind]) -> Converter:
     return _floats(lambda view: (kind(), view.operands[:1]))
 
@@ -185,7 +196,7 @@ def _leaky_relu(view: NodeView) -> Converted:
 def _softmax(view: NodeView) -> Converted:
     rank = view.type().rank
     axis = int(view.attributes.get("axis", -1 if view.version >= 13 else 1))
-    if view.version < 13 and axis % max(rank, 1) != rank - 1:
+    if view.version < 13 and (axis + rank if axis < 0 else axis) != rank - 1:
         return None  # before opset 13 all axes from `axis` on were normalised together
     return nn.Softmax(axis), view.operands
 
@@ -201,6 +212,7 @@ def max_pool(view: NodeView) -> Converted:
     return nn.MaxPool(**window, kernel=kernel, ceil_mode=bool(view.attributes.get("ceil_mode", 0))), view.operands
 
 
+@_uniform
 def _max_pool(view: NodeView) -> Converted:
     return max_pool(view) if view.type().scalar.name in ("f16", "f32", "f64") else None
 
@@ -223,32 +235,33 @@ def _global_average_pool(view: NodeView) -> Converted:
 
 @_ranked
 def _reshape(view: NodeView) -> Converted:
-    target = view.array(1)
-    if target is None:
+    target, elem = view.array(1), view.type().elem
+    if target is None or (isinstance(elem, QuantizedType) and elem.axis is not None):
         return None
     return nn.Reshape(tuple(int(d) for d in target), bool(view.attributes.get("allowzero", 0))), view.operands[:1]
 
 
-@_ranked
+@_uniform
 def _flatten(view: NodeView) -> Converted:
     return nn.Flatten(int(view.attributes.get("axis", 1))), view.operands
 
 
-@_ranked
+@_uniform
 def _transpose(view: NodeView) -> Converted:
     rank = view.type().rank
     return nn.Transpose(tuple(view.attributes.get("perm", range(rank)[::-1]))), view.operands
 
 
-@_ranked
+@_uniform
 def _concat(view: NodeView) -> Converted:
     return nn.Concat(int(view.attributes["axis"])), view.operands
 
 
 def _cast(view: NodeView) -> Converted:
     to = ELEM_TYPES.get(int(view.attributes["to"]))
-    simple = to is not None and all(t.name in _CASTABLE for t in (to, view.type().elem) if isinstance(t, ScalarType))
-    return (nn.Cast(to), view.operands[:1]) if simple and to is not None else None
+    elem = view.type().elem
+    simple = isinstance(elem, ScalarType) and elem.name in _CASTABLE
+    return (nn.Cast(to), view.operands[:1]) if simple and to is not None and to.name in _CASTABLE else None
 
 
 _CASTABLE = {"f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool"}
@@ -265,7 +278,10 @@ def _dropout(view: NodeView) -> Converted:
 
 
 def _quantized_type(view: NodeView, storage: ScalarType, expressed: ScalarType) -> QuantizedType | None:
-    """The element type of a (de)quantization by constant scale and zero point, ``None`` where ours cannot say it."""
+    """The element type of a (de)quantization by constant scale and zero point, ``None`` where ours cannot say it.
+
+    One scale in a vector is per tensor too: ONNX Runtime reads it so, and other tools write it.
+    """
     scale, zero = view.array(1), view.array(2)
     if scale is None or (view.operand(2) is not None and zero is None) or scale.dtype != np.float32:
         return None
@@ -275,7 +291,7 @@ def _quantized_type(view: NodeView, storage: ScalarType, expressed: ScalarType) 
     usable = scale.ndim <= 1 and len(zeros) == len(scales) and bool((scale > 0).all() and np.isfinite(scale).all())
     if not usable or view.attributes.get("block_size", 0):
         return None
-    return QuantizedType(storage, expressed, scales, zeros, None if scale.ndim == 0 else axis, *storage.integer_range)
+    return QuantizedType(storage, expressed, scales, zeros, None if scale.size == 1 else axis, *storage.integer_range)
 
 
 @_ranked

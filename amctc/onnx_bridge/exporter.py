@@ -13,11 +13,11 @@ from amctc.errors import LimitError, UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, layer_name
 from amctc.onnx_bridge.names import Names
 from amctc.onnx_bridge.opsets import export_opset
-from amctc.onnx_bridge.subgraphs import inner_names
+from amctc.onnx_bridge.subgraphs import inner_names, inner_nodes, rename_captured
 from amctc.onnx_bridge.tensors import tensor_proto, value_info
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
-from amctc.types import Array, Elem, scalar_of
+from amctc.types import F32, I8, I32, U8, Array, Elem, QuantizedType, scalar_of
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 """A protobuf message holds less than 2 GiB."""
@@ -102,16 +102,15 @@ def emit_constant(writer: Writer, op: Op) -> None:
 
 
 def emit_carried(writer: Writer, op: Op) -> None:
-    """A carried node goes out as it came; values its bodies capture get an Identity under the captured name."""
+    """A carried node goes out as it came, except that its bodies read captured values under their new names."""
     kind = op.kind
     assert isinstance(kind, Node)
     node = NodeProto.FromString(kind.proto)
     captured = _captured(node)
     operands = iter(op.operands + (None,) * (len(node.input) - len(op.operands)))
     inputs = [writer.name(next(operands)) if n else _skip(operands) for n in node.input]
-    for name, value in zip(captured, op.operands[len(node.input) :], strict=True):
-        if writer.name(value) != name and not any(name in n.output for n in writer.nodes):
-            writer.node("Identity", [writer.name(value)], [name], f"capture/{name}")
+    outer = map(writer.name, op.operands[len(node.input) :])
+    rename_captured(node, dict(zip(captured, outer, strict=True)))
     results = iter(op.results)
     outputs = [writer.name(next(results)) if n else "" for n in node.output]
     node.ClearField("input")
@@ -119,6 +118,9 @@ def emit_carried(writer: Writer, op: Op) -> None:
     node.ClearField("metadata_props")
     node.input.extend(inputs)
     node.output.extend(outputs)
+    for inner in inner_nodes(node):
+        if inner.domain not in ("", "ai.onnx"):
+            writer.domains.setdefault(inner.domain, 1)
     if kind.domain:
         writer.domains[kind.domain] = kind.version
     writer.carried(node, op.origins[-1].name if op.origins else kind.op_type)
@@ -161,7 +163,7 @@ def export_model(
                                    remedy="lower the graph further, or save it in another form")  # fmt: skip
         emitter(writer, op)
     _name_outputs(writer)
-    version = opset or export_opset(carried)
+    version = opset or export_opset(carried, at_least=_quantized_opset(graph))
     proto = helper.make_graph(
         writer.nodes, graph.name, [value_info(i.name, i.type) for i in graph.inputs],
         [value_info(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
@@ -171,6 +173,14 @@ def export_model(
     model = helper.make_model(proto, opset_imports=opsets, producer_name=MAKER, ir_version=_ir_version(version))
     helper.set_model_props(model, dict(graph.metadata))
     return model
+
+
+def _quantized_opset(graph: Graph) -> int:
+    """The oldest opset whose QuantizeLinear and DequantizeLinear know the graph's quantized types."""
+    elems = [v.type.elem for v in graph.values() if isinstance(v.type.elem, QuantizedType)]
+    if any(e.storage not in (I8, U8, I32) for e in elems):
+        return 21
+    return 19 if any(e.expressed != F32 for e in elems) else 13
 
 
 def _name_outputs(writer: Writer) -> None:

@@ -128,6 +128,10 @@ class _Importer:
                 self._convert(node, self._version, origin)
         except AmctcError as error:
             raise error.located(f"node {printable(name)!r} ({node.op_type})") from None
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            # A required attribute or operand is absent, or has another form than the standard says.
+            raise InputError(f"malformed: {type(error).__name__} {error}", remedy=AGAIN,
+                             where=f"node {printable(name)!r} ({node.op_type})") from error  # fmt: skip
 
     def _node_name(self, node: NodeProto) -> str:
         """The node's own name, or ``{op_type}_{index}`` counted among its op type (design, decision 11)."""

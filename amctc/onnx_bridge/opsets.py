@@ -72,10 +72,10 @@ def _lost(model: onnx.ModelProto, constants: Mapping[str, TensorProto]) -> bool:
     return any(t.name not in constants for t in model.graph.initializer)
 
 
-def export_opset(nodes: Sequence[Node]) -> int:
+def export_opset(nodes: Sequence[Node], at_least: int = OPSET) -> int:
     """The version a model holding these carried nodes is written in; they must all mean the same there."""
     default = [n for n in nodes if n.domain == ""]
-    version = max([OPSET, *(n.version for n in default)])
+    version = max([OPSET, at_least, *(n.version for n in default)])
     for kind in default:
         if not same_meaning(NodeProto.FromString(kind.proto), kind.version, version):
             raise UnsupportedError(

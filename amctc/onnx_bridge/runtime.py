@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnx import NodeProto
 
 from amctc.errors import UnsupportedError, printable
 from amctc.interp import Kernel, KernelFactory, KernelTable
 from amctc.ir import Graph, GraphInput, Op, Value, const, with_operands
 from amctc.kernels.tables import ORACLE
 from amctc.onnx_bridge.exporter import export_model
+from amctc.onnx_bridge.names import Names
+from amctc.onnx_bridge.subgraphs import inner_names
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
 from amctc.types import Array
@@ -73,14 +76,16 @@ class FloatSession:
 
 def carried_kernel(op: Op, constants: Sequence[Array | None]) -> Kernel:
     """A carried node alone in a session; constant operands become initializers. float64 feeds are narrowed."""
+    assert isinstance(op.kind, Node)
+    fresh = Names(inner_names(NodeProto.FromString(op.kind.proto))).fresh
     fed = [None if o is None or c is not None else o for o, c in zip(op.operands, constants, strict=True)]
-    inputs = {o: GraphInput(f"x{i}", o.type) for i, o in enumerate(fed) if o is not None}
+    inputs = {o: GraphInput(fresh(f"x{i}"), o.type) for i, o in enumerate(fed) if o is not None}
     operands = tuple(
         const(c, o.type.elem) if o is not None and c is not None else None if o is None else inputs[o]
         for o, c in zip(op.operands, constants, strict=True)
     )
     alone = with_operands(op, operands)
-    names = tuple(f"y{i}" for i in range(len(alone.results)))
+    names = tuple(fresh(f"y{i}") for i in range(len(alone.results)))
     graph = Graph(tuple(inputs.values()), alone.results, names)
     session = FloatSession(graph, optimise=False, threads=1)
     slots = [(inputs[o].name, o.type.elem.dtype, i) for i, o in enumerate(fed) if o is not None]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -96,3 +97,13 @@ def table(columns: Sequence[Column], width: int, *, title: str | None = None) ->
     for row in range(len(chosen[0].cells)):
         made.add_row(*(Text(c.cells[row], c.styles[row] if c.styles else "") for c in chosen))
     return made
+
+
+def print_table(columns: Sequence[Column], console: Console) -> None:
+    """A table as wide as the console at most; in a file, lines do not end in spaces."""
+    if console.is_terminal:
+        console.print(table(columns, console.width))
+        return
+    with console.capture() as captured:
+        console.print(table(columns, console.width))
+    console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())

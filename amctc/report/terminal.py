@@ -11,7 +11,7 @@ from rich.text import Text
 
 from amctc.errors import printable
 from amctc.report.model import CompressionReport, Evaluation, LayerReport
-from amctc.report.table import Column, table
+from amctc.report.table import Column, fitted, print_table
 from amctc.report.units import (
     ABSENT,
     bytes_text,
@@ -29,6 +29,12 @@ PLAIN_WIDTH = 120
 POOR_DB = 20.0
 """Below it a layer's output is noise for one part in ten of its amplitude: worth a look."""
 
+LEGEND = {
+    "SQNR dB": "SQNR: of the layer's output, integer run against float.",
+    "steps off": "Steps off: its integer input against the QDQ model, largest difference and share of elements.",
+}
+"""What columns mean that do not say it themselves."""
+
 _ACTION = {True: "yellow", False: "green"}
 
 
@@ -41,16 +47,22 @@ def make_console(stream: TextIO) -> Console:
 
 def print_report(report: CompressionReport, console: Console) -> None:
     """The layers, what stayed in float and why, totals, uncertain arithmetic, and the command to compile the result."""
-    console.print(table(_layer_columns(report), console.width))
-    console.print()
+    columns = [c for c in _layer_columns(report) if any(cell != ABSENT for cell in c.cells)]
+    if report.layers:
+        print_table(columns, console)
+        for column in fitted(columns, console.width):
+            if column.title in LEGEND:
+                console.print(LEGEND[column.title], style="dim")
+        console.print()
     for heading, lines in _sections(report):
-        _print_section(heading, lines, console)
+        print_section(heading, lines, console)
     if report.atc:
-        console.print(Text("Compile it for the chip, in the output folder, where the Ascend toolkit is installed", "bold"))
+        console.print(Text("To compile it for the chip, in the output folder, with the Ascend toolkit", "bold"))
         console.print(Text(f"  {printable(report.atc, 4000)}"), soft_wrap=True)
 
 
-def _print_section(heading: str, lines: Sequence[str], console: Console) -> None:
+def print_section(heading: str, lines: Sequence[str], console: Console) -> None:
+    """A heading and indented lines below it; nothing without lines."""
     if not lines:
         return
     console.print(Text(heading, "bold"))
@@ -149,4 +161,4 @@ def print_evaluations(rows: Sequence[tuple[str, Evaluation]], console: Console) 
         Column("agreement", [share_text(e.agreement) for e in scores], True),
         Column("SQNR dB", [db_text(e.sqnr_db) for e in scores], True),
     ]
-    console.print(table([c for c in columns if any(cell != ABSENT for cell in c.cells)], console.width))
+    print_table([c for c in columns if any(cell != ABSENT for cell in c.cells)], console)

@@ -8,8 +8,13 @@
 An op kind of your own takes part once a :func:`sampler` says how to draw it.
 """
 
-# Importing these registers the samplers of the nn and quant dialects.
-from amctc.testing import layout_samplers, linear_samplers, pointwise_samplers
+# Importing these registers the samplers of the nn, quant and ascend dialects.
+from amctc.testing import (  # noqa: F401
+    ascend_samplers,
+    layout_samplers,
+    linear_samplers,
+    pointwise_samplers,
+)
 from amctc.testing.arrays import Recipe
 from amctc.testing.checks import Report, check_rewrite
 from amctc.testing.instances import PERTURBATIONS, Instance, instances
@@ -30,8 +35,8 @@ from amctc.testing.strategies import arrays, graphs, op_graphs, ops, types
 from amctc.testing.violations import Violation
 
 __all__ = [
-    "PERTURBATIONS", "HypothesisSource", "Instance", "Recipe", "Report", "Sample", "Sampler", "SeededSource", "Slot",
-    "Source", "Unfit", "Violation", "Wanted", "arrays", "check_op", "check_rewrite", "draw_sample", "draw_type",
-    "graphs", "has_sampler", "instances", "layout_samplers", "linear_samplers", "op_graphs", "ops",
-    "pointwise_samplers", "registered_samplers", "sampler", "types",
+    "PERTURBATIONS", "HypothesisSource", "Instance", "Recipe", "Report", "Sample", "Sampler", "SeededSource",
+    "Slot", "Source", "Unfit", "Violation", "Wanted", "arrays", "check_op", "check_rewrite", "draw_sample",
+    "draw_type", "graphs", "has_sampler", "instances", "op_graphs", "ops", "registered_samplers",
+    "sampler", "types",
 ]  # fmt: skip

@@ -49,7 +49,7 @@ class Blueprint:
         function = self._samplers.get(pattern) or self._samplers.get(kind)
         sample, result = draw_sample(
             self._source, kind, Wanted(tuple(map(self._slot, operands)), wanted, self._elem),
-            function=function, where=pattern.where,
+            function=function, where=pattern.accepts,
         )  # fmt: skip
         self.samples[pattern], self.types[pattern] = sample, result
         # Leaves first: an op that reads a shared leaf must then fit it (residual connections).

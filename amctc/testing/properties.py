@@ -179,10 +179,11 @@ def _compare(graph: Graph, setting: Setting, old: Array, new: Array, allowed: Ar
         wrong = np.isfinite(old) & ~(close & np.isfinite(new)) & ~np.isnan(allowed)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        limit = np.broadcast_to(allowed, old.shape)[index]
         finding = (
-            f"element {list(index)} was {old[index].item()!r} and is {new[index].item()!r}: they differ by {difference[index]:.3g}, "
-            f"allowed is {np.broadcast_to(allowed, old.shape)[index]:.3g} ({effect}); {int(wrong.sum())} of "
-            f"{wrong.size} elements are wrong with {_shown(feeds)}"
+            f"element {list(index)} was {old[index].item()!r} and is {new[index].item()!r}: they differ by "
+            f"{difference[index]:.3g}, allowed is {limit:.3g} ({effect}); {int(wrong.sum())} of {wrong.size} elements "
+            f"are wrong with {_shown(feeds)}"
         )
         raise Violation(name, finding, graph)
 
@@ -192,10 +193,14 @@ def _shown(feeds: dict[str, Array]) -> str:
     return ", ".join(parts) or "no inputs"
 
 
-def check_kernels(graph: Graph, result: Graph, tables: Tables) -> None:
-    """**evaluates**: every op kind has a kernel and a magnitude, else results would pass without being compared."""
+def check_kernels(graph: Graph, result: Graph, effect: Effect, tables: Tables) -> None:
+    """**evaluates**: every op kind has a kernel, and a magnitude if the effect is a rounding.
+
+    Else results would pass without being compared.
+    """
+    needed = [(tables.kernels, "kernels"), *([(tables.magnitude, "magnitude")] if isinstance(effect, Rounding) else [])]
     for op in (*graph.ops, *result.ops):
-        for table, what in ((tables.kernels, "kernels"), (tables.magnitude, "magnitude")):
+        for table, what in needed:
             if not isinstance(op.kind, Constant) and type(op.kind) not in table:
                 finding = f"no entry for {op.kind.op_name} in {what}: pass check_rewrite a table that has one, {what}="
                 raise Violation("evaluates", finding, graph)

@@ -191,7 +191,7 @@ def draw_type(source: Source, elem: Elem, low: int = 1, high: int = 4) -> Tensor
 
 
 def dim(type_: TensorType | None, axis: int) -> Dim:
-    """A dimension of a type that may be free: ``None`` then. :class:`Unfit` where the type has none or an unknown one."""
+    """A dimension of a type, ``None`` where the type is free; :class:`Unfit` where it is missing or unknown."""
     if type_ is None:
         return None
     if not -type_.rank <= axis < type_.rank or type_.dims[axis] is None:

@@ -60,7 +60,7 @@ class Workbench:
                 return self._computed(type_)
             except Unfit:
                 pass  # no op gives this type: an input does
-        return self.input(type_)
+        return self.input(type_, self.constant(type_) if type_.is_static and self.source.flip(0.05) else None)
 
     def _computed(self, type_: TensorType) -> Value:
         kind = self.source.choice(CONTEXT)

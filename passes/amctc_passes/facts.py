@@ -5,7 +5,7 @@ from __future__ import annotations
 from amctc.contract import Fact
 from amctc.ir import Graph, Value, constant_data, layer_name
 from amctc.ops import ascend, nn, quant
-from amctc.types import U64, QuantizedType
+from amctc.types import I8, I16, U64, QuantizedType
 
 
 def _none_of(graph: Graph, kinds: tuple[type, ...]) -> str | None:
@@ -66,6 +66,12 @@ def quantized_type(value: Value | None) -> QuantizedType:
     elem = source.type.elem
     assert isinstance(elem, QuantizedType)
     return elem
+
+
+def has_quantizer(elem: QuantizedType) -> bool:
+    """True when AscendQuant can produce activations of this type: per tensor, the whole range of int8 or int16 (N1)."""
+    whole = (elem.low, elem.high) == elem.storage.integer_range
+    return elem.axis is None and elem.storage in (I8, I16) and whole
 
 
 def _weights_quantized(graph: Graph) -> str | None:

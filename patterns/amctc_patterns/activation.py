@@ -12,7 +12,7 @@ from amctc.rewrite import rewrite
 from amctc_patterns.batch_norm import LAYERS
 
 x, w, b = any_value(name="x"), any_value(name="w"), any_value(optional=True, name="b")
-biased = op(LAYERS, x, w, b, uses=1, where=lambda k: k.activation is None, wanted="no fused activation")
+biased = op(LAYERS, x, w, b, uses=1)
 ACTIVATIONS: tuple[type[nn.Activation], ...] = (nn.Relu, nn.LeakyRelu, nn.Clip)
 activated = op(ACTIVATIONS, biased)
 

@@ -19,14 +19,14 @@ from amctc.types import Array, TensorType
 LAYERS: tuple[type[nn.Layer], ...] = (nn.Conv, nn.ConvTranspose, nn.Gemm, nn.MatMul)
 
 x, w, b = any_value(name="x"), weight(name="w"), weight(optional=True, name="b")
-layer = op(LAYERS, x, w, b, uses=1, where=lambda k: k.activation is None, wanted="no fused activation")
+layer = op(LAYERS, x, w, b, uses=1)
 gamma, beta, mean, var = weight(name="gamma"), weight(name="beta"), weight(name="mean"), weight(name="var")
 norm = op(nn.BatchNorm, layer, gamma, beta, mean, var)
 
 
 @rewrite(norm, effect=Rounding(units=2))
 def fold_batch_norm(m: Match) -> Value:
-    """batch_norm(layer(x, w, b)) is a layer with scaled weights and a other bias (Krishnamoorthi 2018, 3.2.2)."""
+    """batch_norm(layer(x, w, b)) is a layer with scaled weights and another bias (Krishnamoorthi 2018, 3.2.2)."""
     kind, result = m[layer], m.value(layer).type
     if nn.result_channel_axis(kind, result.rank) != 1 or m.value(w).type.rank < 2:
         raise NoMatch("the layer's output channels are not the axis that is normalised")
@@ -39,12 +39,20 @@ def fold_batch_norm(m: Match) -> Value:
         raise NoMatch("a variance is so small that the scale overflows")
     if not np.isfinite(bias).all():
         raise NoMatch(f"the folded bias overflows {bias.dtype}")
-    scaled = scaled_weight(m, kind, w, scale)
+    scaled = scaled_weight(m, kind, w, scale, bias)
     return apply(_unit_beta(kind), m[x], const(scaled, m.value(w).type.elem), const(bias))
 
 
-def scaled_weight(m: Match, kind: nn.Layer, pattern: Weight[Array], scale: Array) -> Data:
-    """The weight of a layer with each output channel times ``scale`` [O], as a deferred constant."""
+HARMLESS = 2.0**12
+"""Weights that underflow are lost next to a weight or bias of their channel so many times the smallest normal float."""
+
+
+def scaled_weight(m: Match, kind: nn.Layer, pattern: Weight[Array], scale: Array, bias: Array) -> Data:
+    """The weight of a layer with each output channel times ``scale`` [O], as a deferred constant.
+
+    Declines where a weight loses bits that count: an underflow beside larger weights or the new ``bias`` [O] does not
+    (dead channels of trained networks hold denormal weights).
+    """
     type_, data = m.value(pattern).type, m.data(pattern)
     factors = per_output_channel(kind, type_, scale)
 
@@ -55,8 +63,13 @@ def scaled_weight(m: Match, kind: nn.Layer, pattern: Weight[Array], scale: Array
     before, after = data.read(), scaled(data.read())
     if not np.isfinite(after).all():
         raise NoMatch(f"the scaled weight overflows {data.dtype}")
-    if (np.abs(after)[(before != 0) & (factors != 0)] < _smallest_normal(data.dtype)).any():
-        raise NoMatch(f"a scaled weight underflows {data.dtype}")
+    smallest = _smallest_normal(data.dtype)
+    underflows = (before != 0) & (factors != 0) & (np.abs(after) < smallest)
+    if underflows.any():
+        within = tuple(i for i, d in enumerate(factors.shape) if d == 1)
+        beside = np.maximum(np.abs(after).max(axis=within, keepdims=True), np.abs(per_output_channel(kind, type_, bias)))
+        if (underflows & (beside < HARMLESS * smallest)).any():
+            raise NoMatch(f"a scaled weight underflows {data.dtype}")
     return deferred("scale output channels", scaled, data, shape=data.shape, dtype=data.dtype)
 
 
@@ -103,13 +116,13 @@ def fold_bias_add(m: Match) -> Value:
     kind, result, constant = m[layer], m.value(layer).type, m[addend]
     if m.value(added).type != result:
         raise NoMatch("the addition broadcasts the layer's result")
+    if isinstance(kind, nn.MatMul) and m.value(w).type.rank < 2:
+        raise NoMatch("a product with a vector has no output channels")
     axis = nn.result_channel_axis(kind, result.rank)
     channels = _output_channels(kind, m.value(w).type)
     aligned = (1,) * (result.rank - constant.ndim) + constant.shape
     if any(d != 1 for i, d in enumerate(aligned) if i != axis) or aligned[axis] not in (1, channels):
         raise NoMatch(f"a constant of shape {list(constant.shape)} is not per output channel")
-    if isinstance(kind, nn.MatMul) and m.value(w).type.rank < 2:
-        raise NoMatch("a product with a vector has no output channels")
     with np.errstate(all="ignore"):
         total = _channel_bias(kind, m[b], channels) + np.broadcast_to(constant.reshape(-1).astype(np.float64), channels)
         bias = total.astype(constant.dtype)

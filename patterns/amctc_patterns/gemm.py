@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 
 from amctc.contract import Rounding
@@ -15,7 +16,7 @@ from amctc.rewrite import rewrite
 from amctc.types import Array
 
 x, w, b = any_value(name="x"), weight(name="w"), weight(optional=True, name="b")
-gemm = op(nn.Gemm, x, w, b)
+gemm = op(nn.Gemm, x, w, b, fused=True)
 
 
 @rewrite(gemm, effect=Rounding(units=2))
@@ -24,24 +25,26 @@ def fold_gemm_factors(m: Match) -> Value:
     kind, bias = m[gemm], m[b]
     columns = m.value(w).type.dims[0 if kind.trans_b else 1]
     spread = bias is not None and bias.shape != (columns,)
-    if kind.alpha == 1.0 and (bias is None or kind.beta == 1.0) and not spread:
+    if kind.alpha == 1.0 and kind.beta == 1.0 and not spread:
         raise NoMatch("no factors, and the bias is one per output")
     if bias is not None and bias.ndim == 2 and bias.shape[0] != 1:
         raise NoMatch(f"a bias of shape {list(bias.shape)} differs between rows")
-    data, alpha = m.data(w), kind.alpha
+    new_weight = m.value(w) if kind.alpha == 1.0 else _scaled_weight(m, kind.alpha)
+    return apply(replace(kind, alpha=1.0, beta=1.0), m[x], new_weight, _bias(bias, kind.beta, columns))
+
+
+def _scaled_weight(m: Match, alpha: float) -> Value:
+    data = m.data(w)
 
     def scaled(array: Array) -> Array:
         with np.errstate(all="ignore"):
             return (array.astype(np.float64) * alpha).astype(array.dtype)
 
-    after = scaled(data.read())
-    small = (after != 0) & (np.abs(after) < np.finfo(np.float32).tiny)
-    if not np.isfinite(after).all() or small.any() or ((after == 0) & (data.read() != 0)).any():
+    before, after = data.read(), scaled(data.read())
+    smallest_normal = float(ml_dtypes.finfo(data.dtype).tiny)  # type: ignore[no-untyped-call]
+    if not np.isfinite(after).all() or (np.abs(after)[before != 0] < smallest_normal).any():
         raise NoMatch("the scaled weight overflows or underflows")
-    new_weight = m.value(w) if alpha == 1.0 else const(
-        deferred("times alpha", scaled, data, shape=data.shape, dtype=data.dtype), m.value(w).type.elem
-    )  # fmt: skip
-    return apply(replace(kind, alpha=1.0, beta=1.0), m[x], new_weight, _bias(bias, kind.beta, columns))
+    return const(deferred("times alpha", scaled, data, shape=data.shape, dtype=data.dtype), m.value(w).type.elem)
 
 
 def _bias(bias: Array | None, beta: float, columns: object) -> Value | None:

@@ -24,6 +24,8 @@ quant = op(ascend.Quant, either(activation, dequant), where=lambda k: k.to == I8
 def fuse_requant(m: Match) -> Value:
     """quant(activation(dequant(acc))) is requant(acc) when nothing else reads what lies between (N17, N18, N19)."""
     kind = m[quant]
+    if unpacked_shift(m[scale]).any():
+        raise NoMatch("the accumulator is shifted first (N16)")
     multiplier = requant_scale(dequant_scale(m[scale]), np.float32(kind.scale))
     if not (np.isfinite(multiplier).all() and (multiplier > 0).all()):
         raise NoMatch("the product of the scales leaves float32")
@@ -37,6 +39,11 @@ def fuse_requant(m: Match) -> Value:
 def dequant_scale(parameter: Array) -> Array:
     """The float32 scale of a dequantization parameter, packed (N11) or not."""
     return unpack_dequant(parameter)[0] if parameter.dtype == np.uint64 else parameter
+
+
+def unpacked_shift(parameter: Array) -> Array:
+    """The shift of a dequantization parameter (N16), 0 where it is not packed."""
+    return unpack_dequant(parameter)[1] if parameter.dtype == np.uint64 else np.zeros(1, np.int64)
 
 
 def _parameter_name(m: Match) -> str | None:
@@ -74,7 +81,7 @@ def fuse_dequant_relu(m: Match) -> Value:
 
 pooled_value = any_value(name="x")
 pool = op(nn.MaxPool, pooled_value, uses=1)
-pooled = op(ascend.Quant, pool)
+pooled = op(ascend.Quant, pool, where=lambda k: k.to == I8, wanted="int8: the target pools no other integers")
 
 
 @rewrite(pooled, effect=Exact())

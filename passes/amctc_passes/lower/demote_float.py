@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from amctc.analysis import uses
 from amctc.contract import Changes, Contract
 from amctc.data import Data, deferred
 from amctc.ir import Constant, Graph, Op, Value, apply, build, const, constant_data
@@ -36,7 +37,8 @@ class DemoteFloat(Pass):
         """Convert op by op, then cast the outputs back."""
         if context.target.float_island == "f32":
             return graph
-        demoted = convert(graph, _demoted)
+        settled = _settled(graph)
+        demoted = convert(graph, lambda op, operands: None if op in settled else _demoted(op, operands))
         if demoted is graph:
             return graph
         outputs = tuple(
@@ -44,6 +46,32 @@ class DemoteFloat(Pass):
             for new, old in zip(demoted.outputs, graph.outputs, strict=True)
         )
         return demoted.with_outputs(outputs)
+
+
+def _settled(graph: Graph) -> set[Op]:
+    """Carried ops that stand between two casts already."""
+    readers = uses(graph)
+    carried = [op for op in graph.ops if isinstance(op.kind, Node)]
+    return {
+        op
+        for op in carried
+        if all(o is None or o.type.elem != F32 or _widened(o) is not None for o in op.operands)
+        and all(
+            use.op is not None and isinstance(use.op.kind, nn.Cast) and use.op.kind.to == F16
+            for result in op.results
+            if result.type.elem == F32
+            for use in readers.get(result, ())
+        )
+    }
+
+
+def _widened(value: Value) -> Value | None:
+    """The float16 value that ``value`` is a cast of; a constant or graph input in float32 is one for a carried op."""
+    op = value.producer
+    if op is None or isinstance(op.kind, Constant):
+        return value
+    source = op.operands[0] if isinstance(op.kind, nn.Cast) else None
+    return source if source is not None and source.type.elem == F16 else None
 
 
 def _demoted(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
@@ -57,7 +85,10 @@ def _demoted(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | 
     if isinstance(kind, Node):
         return _carried(op, operands)
     if isinstance(kind, nn.Cast):
-        return (apply(replace(kind, to=F16), *operands),) if kind.to == F32 else None
+        source = operands[0]
+        assert source is not None
+        widens = kind.to == F32 and source.type.elem == F16
+        return (apply(replace(kind, to=F16), source),) if kind.to == F32 and not widens else None
     if not any(r.type.elem == F32 for r in op.results):
         return None
     halves = tuple(None if o is None else half(o) for o in operands)
@@ -79,9 +110,10 @@ def half(value: Value) -> Value:
     if value.type.elem != F32:
         return value
     data = constant_data(value)
-    if data is None:
-        return apply(nn.Cast(F16), value)
-    return const(_rounded(data), name=value.name)
+    if data is not None:
+        return const(_rounded(data), name=value.name)
+    source = _widened(value)
+    return apply(nn.Cast(F16), value) if source is None or source is value else source
 
 
 def _rounded(data: Data) -> Data:

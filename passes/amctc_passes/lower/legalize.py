@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from amctc.contract import Changes, Contract
 from amctc.ir import Graph, Op, Value, const, constant_data, layer_name
+from amctc.numerics.bias import accumulator_scale
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
-from amctc.targets import load_profile
-from amctc.types import QuantizedType, TensorType
-from amctc_passes.facts import BIASES_QUANTIZED, NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
-from amctc_passes.quantize.layers import integer_obstacle
+from amctc.targets import Profile, load_profile
+from amctc.types import I4, I8, I32, QuantizedType, TensorType
+from amctc_passes.facts import (
+    BIASES_QUANTIZED,
+    NOT_LOWERED,
+    UNOBSERVED,
+    WEIGHTS_QUANTIZED,
+    has_quantizer,
+    is_quantized,
+)
+from amctc_passes.quantize.layers import int4_obstacle, integer_obstacle
 
 
 @register
@@ -22,7 +32,8 @@ class Legalize(Pass):
     """Take the quantizers off layers that the target does not compute in integers, and say why.
 
     ``place-qdq`` asks the same question first, so after it nothing is left to do here unless the target changed or
-    the quantizers came with the model. Quantized weights stay rounded: they become float constants.
+    the quantizers came with the model. Quantized weights stay rounded: they become float constants. Quantizers between
+    other ops go as well where the target has none of their form (uint8, per channel).
     """
 
     target: str = ""
@@ -42,9 +53,11 @@ class Legalize(Pass):
         target = load_profile(self.target) if self.target else context.target
 
         def legal(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
-            if not isinstance(op.kind, nn.Layer) or not any(map(is_quantized, operands)):
+            if isinstance(op.kind, quant.Dequantize):
+                return self._dequantized(op, operands[0], context)
+            if not isinstance(op.kind, nn.Layer) or not any(map(is_quantized, op.operands)):
                 return None
-            reason = self._obstacle(op, operands, target.name) or integer_obstacle(op, target)
+            reason = integer_obstacle(op, target) or self._obstacle(op, op.operands, target)
             if reason is None:
                 return None
             context.note(self.name, layer_name(op), f"left in float: {reason}")
@@ -53,8 +66,22 @@ class Legalize(Pass):
 
         return convert(graph, legal)
 
+    def _dequantized(self, op: Op, stored: Value | None, context: Context) -> tuple[Value, ...] | None:
+        """What was quantized, for an activation in a form that the target has no quantizer for."""
+        assert stored is not None
+        elem = stored.type.elem
+        assert isinstance(elem, QuantizedType)
+        quantizer = stored.producer
+        if quantizer is None or not isinstance(quantizer.kind, quant.Quantize) or has_quantizer(elem):
+            return None
+        context.note(self.name, layer_name(quantizer), f"left in float: no quantizer of the target stores {elem.storage}"
+                     + (" per channel" if elem.axis is not None else ""))  # fmt: skip
+        source = quantizer.operands[0]
+        assert source is not None
+        return (source,)
+
     @staticmethod
-    def _obstacle(op: Op, operands: tuple[Value | None, ...], target: str) -> str | None:
+    def _obstacle(op: Op, operands: tuple[Value | None, ...], target: Profile) -> str | None:
         """Quantizers that came in a form N24 cannot say."""
         if not (is_quantized(operands[0]) and is_quantized(operands[1])):
             return "only some of its operands are quantized"
@@ -63,18 +90,38 @@ class Legalize(Pass):
         assert isinstance(activation, QuantizedType)
         assert isinstance(weight, QuantizedType)
         if activation.storage.name != "i8" or activation.axis is not None:
-            return f"activations stored as {activation.storage} are not simulated on {target} yet"
-        if any(weight.zero_points) or weight.storage.name not in ("i8", "i4"):
+            return f"activations stored as {activation.storage} are not simulated on {target.name} yet"
+        if any(weight.zero_points) or weight.storage not in (I8, I4):
             return "weights must be symmetric int8 (N10)"
+        if weight.storage == I4 and (obstacle := int4_obstacle(op, target)) is not None:
+            return f"an int4 weight of {obstacle} (N4)"
         kind, rank = op.kind, _source(operands[1]).rank
         assert isinstance(kind, nn.Layer)
         if weight.axis is not None and weight.axis != nn.weight_channel_axis(
             kind, TensorType((None,) * rank, weight.expressed)
         ):
             return "weight scales do not run over output channels"
-        if len(operands) > 2 and operands[2] is not None and not is_quantized(operands[2]):
-            return "its bias is not quantized"
+        return None if len(operands) < 3 else _bias_obstacle(operands[2], activation, weight)
+
+
+def _bias_obstacle(bias: Value | None, activation: QuantizedType, weight: QuantizedType) -> str | None:
+    """A bias that the accumulator cannot start from: it must be int32 in steps of scale_w · scale_d (N9)."""
+    if bias is None:
         return None
+    if not is_quantized(bias):
+        return "its bias is not quantized"
+    elem = _source(bias).elem
+    assert isinstance(elem, QuantizedType)
+    if elem.storage != I32:
+        return f"its bias is stored as {elem.storage}"
+    steps = accumulator_scale(weight.scale_array, np.float32(activation.scales[0]))
+    if len(elem.scales) not in (1, len(steps)) or not np.allclose(elem.scale_array, steps, rtol=STEP_ERROR, atol=0):
+        return "its bias has other steps than weight scale times activation scale (N9)"
+    return None
+
+
+STEP_ERROR = 2.0**-22
+"""Bias scales of other tools differ from the float32 product by its rounding."""
 
 
 def _source(value: Value | None) -> TensorType:

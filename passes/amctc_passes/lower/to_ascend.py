@@ -14,13 +14,14 @@ from amctc.numerics.bias import accumulator_scale
 from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
-from amctc.types import I8, I16, QuantizedType
+from amctc.types import QuantizedType
 from amctc_passes.facts import (
     BIASES_QUANTIZED,
     LOWERED,
     NOT_LOWERED,
     UNOBSERVED,
     WEIGHTS_QUANTIZED,
+    has_quantizer,
     is_quantized,
     quantized_type,
 )
@@ -63,9 +64,9 @@ def _lowered(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | 
 
 def _quant(op: Op, source: Value | None, to: QuantizedType) -> Value:
     """AscendQuant holds the reciprocal of the step in float32 (N1)."""
-    if to.axis is not None or to.storage not in (I8, I16):
-        raise UnsupportedError(f"activations quantized to {to.storage} per axis", where=layer_name(op),
-                               remedy="quantize activations per tensor to int8")  # fmt: skip
+    if not has_quantizer(to):
+        raise UnsupportedError(f"no quantizer of the target gives {to}", where=layer_name(op),
+                               remedy="quantize activations per tensor to the whole range of int8")  # fmt: skip
     reciprocal = float(np.float32(1.0) / np.float32(to.scales[0]))
     return apply(ascend.Quant(reciprocal, to.zero_points[0], to.storage), source)
 

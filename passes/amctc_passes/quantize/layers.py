@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from amctc.errors import UsageError
-from amctc.ir import Graph, Op, constant_data, layer_name
+from amctc.ir import Graph, Op, Value, constant_data, layer_name
 from amctc.ops import nn
 from amctc.targets import Profile
 from amctc.types import F32
@@ -47,6 +47,8 @@ def integer_obstacle(op: Op, target: Profile) -> str | None:
         return f"activations are {x.type.elem}"
     if isinstance(kind, nn.ConvTranspose):
         return "int8 ConvTranspose is not simulated yet"
+    if constant_data(x) is not None or _quantized_constant(op, 0):
+        return "its input is constant"
     if constant_data(w) is None and not _quantized_constant(op, 1):
         return "both sides are computed" if isinstance(kind, nn.MatMul) else "the weight is computed, not constant"
     bias = op.operand(2)
@@ -72,6 +74,26 @@ def _shape_obstacle(op: Op) -> str | None:
         if bias is not None and bias.type.dims != (columns,):
             return f"a bias of shape {list(bias.type.dims)} is not one per output"
     return None
+
+
+def int4_obstacle(op: Op, target: Profile) -> str | None:
+    """Why the weight of a layer cannot be stored in 4 bits (N4: packed in pairs along Cin); ``None`` when it can."""
+    kind, w = op.kind, op.operands[1]
+    assert isinstance(kind, nn.Layer)
+    assert w is not None
+    if "i4" not in target.storage:
+        return f"{target.name} stores no int4"
+    if isinstance(kind, nn.Conv | nn.ConvTranspose) and kind.group != 1:
+        return "a grouped convolution"
+    channels = w.type.dims[1 - min(1, nn.weight_channel_axis(kind, w.type))]
+    if isinstance(kind, nn.MatMul):
+        channels = w.type.dims[-2] if w.type.rank > 1 else w.type.dims[0]
+    return f"an odd number of input channels, {channels}" if isinstance(channels, int) and channels % 2 else None
+
+
+def quantized_name(value: Value, op: Op, role: str) -> str:
+    """What the integers of ``value``, operand ``role`` of ``op``, are called."""
+    return f"{value.name or f'{layer_name(op)}.{role}'}.quant"
 
 
 def _quantized_constant(op: Op, index: int) -> bool:

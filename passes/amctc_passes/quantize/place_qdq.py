@@ -15,7 +15,7 @@ from amctc.spec import PassSpec, parse_specs
 from amctc.substitute import convert
 from amctc.types import QuantizedType
 from amctc_passes.facts import NOT_LOWERED, UNOBSERVED
-from amctc_passes.quantize.layers import integer_obstacle, layers, matching, names
+from amctc_passes.quantize.layers import integer_obstacle, layers, matching, names, quantized_name
 from amctc_passes.quantize.ranges import STORAGE, Method, Scheme
 
 
@@ -82,7 +82,7 @@ class PlaceQdq(Pass):
         to = chosen[op].quantized_type(observer.histogram, source)
         if (source, to) not in shared:
             count = sum(v is source for v, _ in shared)
-            name = f"{source.name}.quant" + (f".{count}" if count else "")
+            name = quantized_name(source, op, "input") + (f".{count}" if count else "")
             quantized = apply(quant.Quantize(to), source, name=name)
             shared[source, to] = apply(quant.Dequantize(), quantized, name=f"{name}.dequant")
         result = apply(op.kind, shared[source, to], *operands[1:], name=op.result.name)

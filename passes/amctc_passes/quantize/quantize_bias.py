@@ -23,6 +23,7 @@ from amctc_passes.facts import (
     is_quantized,
     quantized_type,
 )
+from amctc_passes.quantize.layers import quantized_name
 
 
 @register
@@ -48,14 +49,19 @@ def _quantized(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] 
     x, w, b = operands
     assert b is not None
     activation, weight = quantized_type(x), quantized_type(w)
-    scales = accumulator_scale(weight.scale_array, np.float32(activation.scales[0]))
-    integers = quantize_bias(data.read(), scales)
+    scales, bias = accumulator_scale(weight.scale_array, np.float32(activation.scales[0])), data.read()
+    if weight.axis is not None:
+        # One scale per element of the last axis: groups of ConvTranspose share theirs, a short Gemm bias is spread.
+        groups = op.kind.group if isinstance(op.kind, nn.ConvTranspose) else 1
+        scales = np.tile(scales, groups)
+        bias = np.broadcast_to(bias, (*bias.shape[:-1], len(scales)))
+    integers = quantize_bias(bias, scales)
     if not fits_int32(integers).all():
         remedy = "run quantize-weights again (it raises the weight scale), or skip the layer"
         raise LimitError("a quantized bias leaves int32", where=layer_name(op), rule="N9", remedy=remedy)
-    per_tensor = weight.axis is None
-    elem = QuantizedType(I32, activation.expressed, tuple(map(float, scales)), (0,) * len(scales),
-                         None if per_tensor else 0, *I32.integer_range)  # fmt: skip
-    stored = const(integers.astype(np.int32), elem, name=f"{b.name}.quant")
-    real = apply(quant.Dequantize(), stored, name=f"{b.name}.dequant")
+    axis = None if weight.axis is None else bias.ndim - 1
+    elem = QuantizedType(I32, activation.expressed, tuple(map(float, scales)), (0,) * len(scales), axis,
+                         *I32.integer_range)  # fmt: skip
+    stored = const(integers.astype(np.int32), elem, name=quantized_name(b, op, "bias"))
+    real = apply(quant.Dequantize(), stored, name=f"{stored.name}.dequant")
     return (apply(op.kind, x, w, real, name=op.result.name),)

@@ -19,6 +19,7 @@ from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I4, I8, Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized, quantized_type
+from amctc_passes.quantize.layers import int4_obstacle, quantized_name
 
 DEAD = 1.1920928955078125e-07
 """Weights whose scale is below FLT_EPSILON count as zero (N10)."""
@@ -30,7 +31,8 @@ class QuantizeWeights(Pass):
     """Quantize weights symmetrically (N10), one scale per output channel or one per tensor.
 
     Scales are raised just enough where the int32 bias or accumulator would overflow (N9), and a channel without
-    weights takes a scale that keeps its bias fine (N10); both are noted.
+    weights takes a scale that keeps its bias fine (N10); both are noted. So is a layer that cannot store int4 (N4):
+    its weight takes 8 bits.
     """
 
     bits: int = 8
@@ -60,8 +62,8 @@ class QuantizeWeights(Pass):
             elem, integers = self._weight(op, data, operands, context)
         except AmctcError as error:
             raise error.located(layer_name(op)) from None
-        stored = const(integers, elem, name=f"{weight.name}.quant")
-        real = apply(quant.Dequantize(), stored, name=f"{weight.name}.dequant")
+        stored = const(integers, elem, name=quantized_name(weight, op, "weight"))
+        real = apply(quant.Dequantize(), stored, name=f"{stored.name}.dequant")
         return (apply(op.kind, operands[0], real, *operands[2:], name=op.result.name),)
 
     def _weight(
@@ -70,35 +72,49 @@ class QuantizeWeights(Pass):
         kind, weight = op.kind, operands[1]
         assert isinstance(kind, nn.Layer)
         assert weight is not None
-        channel_axis = nn.weight_channel_axis(kind, weight.type)
+        channel_axis, bits = nn.weight_channel_axis(kind, weight.type), self._bits(op, context)
         axis = channel_axis if self.per_channel else None
         array = data.read()
-        scales = weight_scales(array, axis=axis, bits=self.bits)
-        bias = constant_data(operands[2] if len(operands) > 2 else None)
-        scales = self._safe_scales(op, array, scales, None if bias is None else bias.read(), channel_axis, context)
-        bits, low, high = self.bits, -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        scales = weight_scales(array, axis=axis, bits=bits)
+        constant = constant_data(operands[2] if len(operands) > 2 else None)
+        bias = None if constant is None else _largest_biases(constant.read(), array.shape[channel_axis])
+        scales = self._safe_scales(op, array, scales, bias, channel_axis, bits, context)
+        storage = I8 if bits == 8 else I4
+        low, high = storage.integer_range
         integers = deferred("quantize weight", lambda w: quantize_weight(w, scales, axis=axis, bits=bits), data,
                             shape=data.shape, dtype=np.int8)  # fmt: skip
         zeros = (0,) * len(scales)
-        storage = I8 if self.bits == 8 else I4
         return QuantizedType(storage, weight.type.scalar, tuple(map(float, scales)), zeros, axis, low, high), integers
 
+    def _bits(self, op: Op, context: Context) -> int:
+        obstacle = int4_obstacle(op, context.target) if self.bits == 4 else None
+        if obstacle is None:
+            return self.bits
+        context.note(self.name, layer_name(op), f"weights stored in 8 bits, not 4: {obstacle} (N4)")
+        return 8
+
     def _safe_scales(
-        self, op: Op, array: Array, scales: Array, bias: Array | None, axis: int, context: Context
+        self, op: Op, array: Array, scales: Array, bias: Array | None, axis: int, bits: int, context: Context
     ) -> Array:
-        """N10 for dead channels, then N9 for overflow."""
+        """N10 for dead channels, then N9 for overflow. ``bias`` has one element per slice along ``axis``."""
         elem = quantized_type(op.operands[0])
         step = elem.scales[0]
-        if bias is not None and bias.shape == (array.shape[axis],) and len(scales) > 1:
+        if bias is not None and len(scales) == array.shape[axis]:
             largest = np.abs(np.moveaxis(array, axis, 0).reshape(len(scales), -1)).max(axis=1, initial=0)
-            dead = largest < DEAD * ((1 << (self.bits - 1)) - 1)
+            dead = largest < DEAD * ((1 << (bits - 1)) - 1)
             if dead.any():
                 scales = np.where(dead, bias_scale_for_dead_channel(bias, step), scales).astype(np.float32)
                 context.note(self.name, layer_name(op), f"{int(dead.sum())} channels have no weights")
-        usable = None if bias is None else np.broadcast_to(bias.reshape(-1), (array.shape[axis],))
-        scales, rescued = rescue_weight_scales(array, scales, usable, activation_scale=step,
-                                               zero_point=elem.zero_points[0], axis=axis, bits=self.bits)  # fmt: skip
+        scales, rescued = rescue_weight_scales(array, scales, bias, activation_scale=step,
+                                               zero_point=elem.zero_points[0], axis=axis, bits=bits)  # fmt: skip
         if rescued.any():
             context.note(self.name, layer_name(op), f"weight scale raised in {int(rescued.sum())} channels: "
                          "the int32 accumulator would overflow (N9)")  # fmt: skip
         return scales
+
+
+def _largest_biases(bias: Array, channels: int) -> Array:
+    """The largest bias [channels] that meets each scale: rows of a Gemm bias and groups of ConvTranspose share one."""
+    spread = bias.ndim > 0 and bias.shape[-1] % channels == 0
+    rows = bias.reshape(-1, channels) if spread else np.broadcast_to(bias.reshape(-1, 1), (bias.size, channels))
+    return np.asarray(rows[np.abs(rows).argmax(axis=0), np.arange(channels)])

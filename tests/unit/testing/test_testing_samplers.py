@@ -12,7 +12,7 @@ from amctc.testing.samplers import Slot, free_operands, sampler_of
 from amctc.testing.windows import draw_window
 from amctc.types import F16, F32, I8, QuantizedType, TensorType
 
-KINDS = [k for k in registered_samplers() if k.op_name.startswith(("nn.", "quant."))]
+KINDS = [k for k in registered_samplers() if k.op_name.startswith(("nn.", "quant.", "ascend."))]
 
 
 def drawn(kind, count=200, **wanted):

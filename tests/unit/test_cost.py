@@ -1,0 +1,227 @@
+"""The cost model against numbers worked out by hand from the formulas of the numerics page."""
+
+from __future__ import annotations
+
+from math import fsum
+
+import numpy as np
+import onnx
+import pytest
+
+from amctc.api import load
+from amctc.cost import Estimate, OpCost, estimate, layer_macs, one_sample
+from amctc.cycles import cube_cycles, vector_cycles
+from amctc.errors import UnsupportedError
+from amctc.examples import model_path
+from amctc.ir import Graph, GraphInput, Op, Value, apply, const
+from amctc.ops import ascend, nn
+from amctc.ops.onnx import Node
+from amctc.targets import load_profile
+from amctc.types import F32, I8, Dim, ScalarType, TensorType
+
+A2 = load_profile("ascend910b1")  # 24 cube and 48 vector cores, 1850 MHz, 1.6 TB/s, fixpipe
+A310P = load_profile("ascend310p3")  # 8 cube and 7 vector cores, 1060 MHz, 204 GB/s, vdeq_cast
+A310 = load_profile("ascend310")  # 2 cores with a vector unit each
+
+
+def given(*shape: Dim, elem: ScalarType = F32) -> GraphInput:
+    return GraphInput("x", TensorType(shape, elem))
+
+
+def weights(*shape: int, dtype: type = np.float32) -> Value:
+    return const(np.zeros(shape, dtype))
+
+
+def conv(x: Value, *shape: int, group: int = 1, pad: int = 1) -> Value:
+    return apply(nn.Conv((1, 1), (pad,) * 4, (1, 1), group), x, weights(*shape))
+
+
+def int8_conv(x: Value, *shape: int, group: int = 1) -> Value:
+    return apply(ascend.Conv((1, 1), (1,) * 4, (1, 1), group), x, weights(*shape, dtype=np.int8))
+
+
+def cost_of(value: Value, x: GraphInput, target: str = "ascend910b1") -> Estimate:
+    return estimate(Graph((x,), (value,), ("y",)), load_profile(target))
+
+
+def producer(value: Value) -> Op:
+    assert value.producer is not None
+    return value.producer
+
+
+def only(result: Estimate) -> OpCost:
+    (cost,) = result.ops
+    return cost
+
+
+def test_float_convolution() -> None:
+    x = given("N", 64, 56, 56)
+    cost = only(cost_of(conv(x, 128, 64, 3, 3), x))
+    assert cost.macs == 56 * 56 * 128 * 64 * 9
+    # 196 × 8 tiles of K1 = 64/16 · 9 = 36 cycles; ceil(1568 / 24) = 66 tiles on the busiest core
+    assert cost.cube_cycles == 66 * 36
+    assert cost.vector_cycles == 0
+    assert cost.bytes == 2 * (64 * 3136 + 128 * 64 * 9 + 128 * 3136)
+    assert cost.time_us == pytest.approx(2376 / 1850)
+    assert cost.bound == "cube"
+
+
+def test_int8_convolution_with_its_requantization() -> None:
+    x = given("N", 64, 56, 56, elem=I8)
+    y = apply(ascend.Requant(1), int8_conv(x, 128, 64, 3, 3), const(np.ones(128, np.uint64)))
+    cost = only(cost_of(y, x))
+    assert cost.op_name == "ascend.conv"
+    assert cost.cube_cycles == 66 * 18  # C0 is 32: half the steps
+    assert cost.vector_cycles == 0  # the fixpipe requantizes
+    assert cost.bytes == 64 * 3136 + 128 * 64 * 9 + 128 * 8 + 128 * 3136  # no accumulator
+    assert cost.time_us == pytest.approx(1188 / 1850)
+
+
+def test_other_epilogues_use_the_vector_unit() -> None:
+    x = given("N", 64, 56, 56, elem=I8)
+    y = apply(ascend.Dequant(1), int8_conv(x, 128, 64, 3, 3), const(np.ones(128, np.uint64)))
+    cost = only(cost_of(y, x, "ascend310p3"))
+    assert cost.cube_cycles == 196 * 18  # 1568 tiles on 8 cores
+    assert cost.vector_cycles == 3 * 448  # 401408 elements in blocks of 128 on 7 cores
+    assert cost.bound == "memory"
+    assert cost.time_us == pytest.approx((64 * 3136 + 73728 + 1024 + 2 * 401408) / 204e9 * 1e6)
+
+
+def test_an_accumulator_that_is_read_elsewhere_is_memory() -> None:
+    x = given("N", 32, 8, 8, elem=I8)
+    acc = int8_conv(x, 16, 32, 3, 3)
+    y = apply(ascend.Dequant(1), acc, const(np.ones(1, np.uint64)))
+    layer, epilogue = estimate(Graph((x,), (y, acc), ("y", "acc")), A2).ops
+    assert layer.bytes == 32 * 64 + 16 * 32 * 9 + 4 * 16 * 64
+    assert epilogue.op_name == "ascend.dequant"
+
+
+@pytest.mark.parametrize(
+    ("group", "shape", "steps"),
+    [
+        (64, (64, 1, 3, 3), 33 * 9),  # 16 groups make one block: 4 · 196 tiles
+        (2, (64, 32, 3, 3), 33 * 2 * 9),  # wide groups stay apart: 196 · 2 · 2 tiles of 2 · 9
+        (4, (64, 16, 3, 3), 33 * 9),
+    ],
+)
+def test_grouped_convolutions(group: int, shape: tuple[int, ...], steps: int) -> None:
+    op = producer(conv(given(1, 64, 56, 56), *shape, group=group))
+    assert cube_cycles(op, A2) == steps
+    assert layer_macs(op) == 3136 * 64 * shape[1] * 9
+
+
+def test_int8_depthwise_merges_32_groups() -> None:
+    op = producer(int8_conv(given(1, 64, 56, 56, elem=I8), 64, 1, 3, 3, group=64))
+    assert cube_cycles(op, A2) == 33 * 9  # 2 merged groups × 196 × N1 = 2
+
+
+def test_convolutions_of_other_ranks() -> None:
+    line = apply(nn.Conv((1,), (0, 0), (1,)), given(1, 4, 20), weights(8, 4, 5))
+    assert layer_macs(producer(line)) == 16 * 8 * 4 * 5
+    assert cube_cycles(producer(line), A2) == 5
+    room = apply(nn.Conv((1, 1, 1), (0,) * 6, (1, 1, 1)), given(1, 2, 4, 4, 4), weights(3, 2, 2, 2, 2))
+    assert layer_macs(producer(room)) == 27 * 3 * 2 * 8
+
+
+def test_transposed_convolution() -> None:
+    op = producer(apply(nn.ConvTranspose((2, 2), (0,) * 4, (1, 1)), given(1, 8, 5, 5), weights(8, 4, 3, 3)))
+    assert layer_macs(op) == 8 * 25 * 4 * 9
+    assert cube_cycles(op, A2) == 1  # 2 · 9 tiles of one step
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "macs", "cycles"),
+    [
+        (("N", 256), (256, 100), 25600, 16),  # 1 · 7 tiles of 16 steps
+        (("N", 10, 256), (256, 100), 256000, 16),
+        ((2, 200, 256), (256, 100), 10240000, 8 * 16),  # 25 · 7 = 175 tiles, 8 on the busiest core
+        ((2, 3, 40, 64), (2, 3, 64, 50), 6 * 40 * 64 * 50, 3 * 4),  # 6 · 3 · 4 = 72 tiles of 4
+        ((3, 7), (7,), 21, 1),
+        ((7,), (7, 20), 140, 1),
+        ((0, 7), (7, 20), 0, 0),
+    ],
+)
+def test_matrix_products(x: tuple[Dim, ...], w: tuple[int, ...], macs: int, cycles: int) -> None:
+    op = producer(apply(nn.MatMul(), given(*x), weights(*w)))
+    assert layer_macs(op) == macs
+    assert cube_cycles(op, A2) == cycles
+
+
+def test_gemm_and_int8_products() -> None:
+    gemm = producer(apply(nn.Gemm(trans_b=True), given("N", 256), weights(100, 256)))
+    assert (layer_macs(gemm), cube_cycles(gemm, A2)) == (25600, 16)
+    turned = producer(apply(nn.Gemm(trans_a=True), given(256, 4), weights(256, 100)))
+    assert layer_macs(turned) == 4 * 25600
+    product = producer(apply(ascend.MatMul(), given("N", 256, elem=I8), weights(256, 100, dtype=np.int8)))
+    assert (layer_macs(product), cube_cycles(product, A2)) == (25600, 8)
+
+
+def test_vector_work_is_spread_over_vector_cores_or_the_units_of_cube_cores() -> None:
+    x = given("N", 64, 56, 56)
+    op = producer(apply(nn.Relu(), x))
+    assert vector_cycles((op,), A2) == 3 * 33  # 1568 blocks on 48 cores
+    assert vector_cycles((op,), A310P) == 3 * 224
+    assert vector_cycles((op,), A310) == 3 * 784
+    cost = only(cost_of(op.results[0], x))
+    assert (cost.macs, cost.cube_cycles, cost.bytes, cost.bound) == (None, 0, 4 * 200704, "memory")
+
+
+def test_reductions_count_what_they_read() -> None:
+    op = producer(apply(nn.GlobalAveragePool(), given(1, 64, 56, 56)))
+    assert vector_cycles((op,), A2) == 3 * 33
+
+
+def test_reshapes_and_constants_are_free() -> None:
+    x = given("N", 4, 4)
+    assert cost_of(apply(nn.Flatten(), x), x).ops == ()
+    assert cost_of(apply(nn.Flatten(), x), x).total_us == 0
+
+
+@pytest.mark.parametrize("batch", ["N", None])
+def test_an_unknown_batch_counts_as_one(batch: Dim) -> None:
+    x, single = given(batch, 8, 6, 6), given(1, 8, 6, 6)
+    assert cost_of(conv(x, 4, 8, 3, 3), x) == cost_of(conv(single, 4, 8, 3, 3), single)
+
+
+def test_a_batch_that_is_moved_is_followed() -> None:
+    x = given("N", 6, 8)
+    rows = apply(nn.Reshape((-1, 8)), x)
+    result = cost_of(apply(nn.MatMul(), rows, weights(8, 4)), x)
+    assert [c.macs for c in result.ops] == [6 * 8 * 4]
+
+
+def test_unknown_sizes_leave_no_total() -> None:
+    x = given(1, 8, "H", "W")
+    result = cost_of(apply(nn.Relu(), conv(x, 4, 8, 3, 3)), x)
+    assert result.total_us is None
+    assert {(c.macs, c.cube_cycles, c.time_us, c.bound) for c in result.ops[:1]} == {(None, None, None, None)}
+    assert set(result.layers_us.values()) == {None}
+
+
+def test_types_that_do_not_follow_a_batch_leave_the_graph() -> None:
+    x = given("N", 3)
+    here = TensorType(("N", 3), F32)
+    node = onnx.helper.make_node("Nothing", ["x"], ["y"], domain="no.such.domain")
+    carried = apply(Node("Nothing", "no.such.domain", 1, node.SerializeToString(), (here,), (here,)), x)
+    graph = Graph((x,), (carried,), ("y",))
+    assert estimate(graph, A2).ops[0].op_name == "onnx.node"
+    assert one_sample(one_sample(graph)).inputs[0].type.rank == 2
+
+
+def test_no_figures_no_estimate() -> None:
+    x = given("N", 3)
+    with pytest.raises(UnsupportedError, match="ascend950"):
+        cost_of(apply(nn.Relu(), x), x, "ascend950")
+
+
+def test_layer_macs_of_other_ops() -> None:
+    assert layer_macs(producer(apply(nn.Relu(), given(1, 3)))) is None
+
+
+def test_the_example_in_all() -> None:
+    result = estimate(load(model_path()), A2)
+    assert sum(c.macs or 0 for c in result.ops) == 775_808
+    assert result.total_us is not None
+    layers = result.layers_us
+    assert fsum(v for v in layers.values() if v is not None) == pytest.approx(result.total_us)
+    assert "/stem/conv/Conv" in layers
