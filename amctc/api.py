@@ -67,6 +67,7 @@ def compress(
     out: AnyPath | None = None,
     preset: str = "default",
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    preprocess: str | None = None,
     seed: int = 0,
     compare_samples: int = 32,
     progress: Progress = _silent,
@@ -74,6 +75,7 @@ def compress(
     """Quantize a model for ``target`` and simulate the result.
 
     ``samples`` calibrate: an iterable of batches ``{input name: array, batch axis first}``, or :class:`Samples`.
+    ``preprocess`` is only recorded, so that ``amctc eval`` can prepare other samples alike.
     ``options`` change passes of the preset: ``{"place-qdq": {"skip": ("conv1",)}}``. The first ``compare_samples``
     samples are run through the float, the QDQ and the integer model for the report. With ``out`` four files are
     written into that folder, all or none. Raises :class:`amctc.errors.AmctcError` of the kind that fits.
@@ -106,7 +108,7 @@ def compress(
     clock.lap("compare")
     deploy_bytes = bytes(export_deploy(deploy).SerializeToString(deterministic=True))
     report = build_report(
-        model=_shown(model) or graph.name, pipeline=str(stages), atc=atc_command(deploy, profile), target=profile,
+        model=_shown(model) or graph.name, pipeline=str(stages), preprocess=preprocess, atc=atc_command(deploy, profile), target=profile,
         float_graph=prepared, qdq_graph=quantized, integer_graph=integer, comparison=comparison,
         bytes_before=Path(model).stat().st_size if not isinstance(model, Graph) else _weight_bytes(graph),
         bytes_after=len(deploy_bytes), notes=context.notes, passes=records,

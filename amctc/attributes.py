@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+import amctc.ops  # noqa: F401 - enters the op kinds in the registry
 from amctc.cursor import Cursor
 from amctc.data import ArrayData, Data
 from amctc.schema import OpKind, op_kind

@@ -50,7 +50,7 @@ def expected(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
     if origin is tuple:
-        return f"a list of {expected(arguments[0])}"
+        return f"a list of {expected(arguments[0]).removeprefix('an ').removeprefix('a ')}s"
     return {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "none"}.get(
         hint, str(hint)
     )

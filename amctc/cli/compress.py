@@ -72,8 +72,9 @@ def compress(
     )
     with progress_bar() as progress:
         result = run(
-            model, samples, target=profile, out=out, preset=preset, options=options, seed=seed, progress=progress
-        )
+            model, samples, target=profile, out=out, preset=preset, options=options, preprocess=preprocess, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     console = make_console(sys.stdout)
     print_compression(result, len(samples), console)
     print_files(result, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -48,16 +48,16 @@ def evaluate(
     """Print the accuracy of a model and how far it is from the float model.
 
     MODEL is an ONNX file or the output folder of `amctc compress`: then its deploy model is run as the chip would,
-    beside the float model it came from. Give the preprocessing that the model was compressed with.
+    beside the float model it came from, on samples preprocessed as the calibration samples were.
     """
     from amctc.api import open_samples_for
     from amctc.session import Session
 
     path, recorded = located(model)
     session = Session(path, target=target, fusion=False if no_fusion else None)
-    reference = reference or recorded
+    reference = reference or recorded.reference
     other = Session(reference) if reference else None
-    samples = open_samples_for(session, data, preprocess=preprocess, labels=labels, batch_size=batch_size,
+    samples = open_samples_for(session, data, preprocess=preprocess or recorded.preprocess, labels=labels, batch_size=batch_size,
                                limit=None if limit is None else skip_first + limit)  # fmt: skip
     if skip_first:
         samples = samples.limited(skip_first)
@@ -73,28 +73,40 @@ def evaluate(
         click.echo(f"The last {samples.dropped} samples do not fill a batch of the model and were left out.")
 
 
-def located(model: str) -> tuple[str, str | None]:
-    """The model file and, for an output folder of ``compress``, the float model its report names, if it is there."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model, None
+class Recorded(NamedTuple):
+    """What the report beside a model says: the float model it came from, if it is there, and the preprocessing."""
+
+    reference: str | None = None
+    preprocess: str | None = None
+
+
+def located(model: str) -> tuple[str, Recorded]:
+    """The model file to run, and what the report of ``compress`` beside it recorded."""
     from amctc.api import FILES
+
+    given = Path(model)
+    folder = given if given.is_dir() else given.parent
+    path, report = folder / FILES["deploy"] if given.is_dir() else given, folder / FILES["report"]
+    if given.is_dir() and not path.is_file():
+        raise UsageError(f"no {FILES['deploy']} in this folder", where=model, remedy="name an output of amctc compress")
+    written = path.name in (FILES["deploy"], FILES["fakequant"]) and report.is_file()
+    return str(path), _recorded(report) if written else Recorded()
+
+
+def _recorded(report: Path) -> Recorded:
     from amctc.files import read_bytes
 
-    deploy, report = folder / FILES["deploy"], folder / FILES["report"]
-    if not deploy.is_file():
-        raise UsageError(f"no {FILES['deploy']} in this folder", where=model, remedy="name an output of amctc compress")
-    if not report.is_file():
-        return str(deploy), None
     try:
-        recorded = json.loads(read_bytes(report, limit=MAX_REPORT, kind="report"))["model"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        table = json.loads(read_bytes(report, limit=MAX_REPORT, kind="report"))
+        model, preprocess = table["model"], table.get("preprocess")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError("this is no report of amctc compress", where=str(report),
-                         remedy="name the deploy model and --reference instead of the folder") from None  # fmt: skip
-    if isinstance(recorded, str) and Path(recorded).is_file():
-        return str(deploy), recorded
-    click.echo(f"amctc: the float model {printable(recorded)!r} is not there; name it with --reference", err=True)
-    return str(deploy), None
+                         remedy="remove it, or name another folder") from None  # fmt: skip
+    preprocess = preprocess if isinstance(preprocess, str) else None
+    if isinstance(model, str) and Path(model).is_file():
+        return Recorded(model, preprocess)
+    click.echo(f"amctc: the float model {printable(model)!r} is not there; name it with --reference", err=True)
+    return Recorded(None, preprocess)
 
 
 def scores(

@@ -27,6 +27,7 @@ def build_report(
     qdq_graph: Graph,
     integer_graph: Graph,
     comparison: Comparison,
+    preprocess: str | None,
     bytes_before: int,
     bytes_after: int,
     notes: Sequence[Note],
@@ -47,7 +48,7 @@ def build_report(
     named = {layer.name for layer in layers}
     compared = comparison.samples
     return CompressionReport(
-        model=model, target=target.name, pipeline=pipeline, samples=compared, layers=layers,
+        model=model, target=target.name, pipeline=pipeline, preprocess=preprocess, samples=compared, layers=layers,
         float_ops=_float_ops(integer_graph), bytes_before=bytes_before, bytes_after=bytes_after,
         output_sqnr_db=_rounded(comparison.outputs.sqnr_db) if compared else None,
         agreement=round(comparison.agreeing / compared, 6) if compared else None,

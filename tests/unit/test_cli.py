@@ -49,9 +49,8 @@ def compressed(tmp_path_factory):
     """An output folder of compress, with the model it came from beside it."""
     folder = tmp_path_factory.mktemp("compressed")
     shutil.copy(SHIPPED["model.onnx"], folder / "model.onnx")
-    result = CliRunner().invoke(amctc, ["compress", str(folder / "model.onnx"), "-d", str(SHIPPED["cal.npz"]), "-p", "unit",
-                                        "-o", str(folder / "out"), "--skip", "/head/*"])  # fmt: skip
-    assert result.exit_code == 0, result.output
+    words = ("compress", folder / "model.onnx", "-d", SHIPPED["cal.npz"], "-p", "unit", "-o", folder / "out")
+    done(*words, "--skip", "/head/*")
     return folder / "out"
 
 
@@ -112,8 +111,9 @@ def test_compress(compressed):
 
 
 def test_compress_prints_the_report(here):
-    text = done(*COMPRESS, "-o", "out", "--method", "min-max", "--symmetric", "--set", "observe.bins=1024", "-t", "ascend310p3",
-                "--set", "place-qdq.skip=['/stem/*', \"/classifier/*\"]".replace("'", '"'))  # fmt: skip
+    skip = 'place-qdq.skip=["/stem/*", "/classifier/*"]'
+    options = ("--method", "min-max", "--symmetric", "--set", "observe.bins=1024", "--set", skip, "-t", "ascend310p3")
+    text = done(*COMPRESS, "-o", "out", *options)
     assert "model.onnx for ascend310p3: 10 of 12 layers in int8, calibrated on 16 samples" in text
     for part in (
         "/stem/conv/Conv: skipped on request",
@@ -128,9 +128,8 @@ def test_compress_prints_the_report(here):
 
 
 def test_compress_repeats_itself(here):
-    assert (
-        done(*COMPRESS, "-o", "a").replace("a/", "b/").splitlines()[1:] == done(*COMPRESS, "-o", "b").splitlines()[1:]
-    )
+    first, second = (done(*COMPRESS, "-o", name).replace(f"  {name}/", "").splitlines() for name in "ab")
+    assert first[1:] == second[1:]  # the first line says how long it took
     for name in FILES:
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
 
@@ -407,11 +406,11 @@ def test_debug_shows_the_traceback(words):
     assert result.stderr.splitlines()[-1].startswith("amctc: error: unknown target 'x'")
 
 
+PROGRAM = (sys.executable, "-c", "from amctc.cli import main; main()")
+
+
 def process(*args, **options):
-    code = "from amctc.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+    return subprocess.Popen([*PROGRAM, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
 def test_a_process_exits_with_the_status_of_the_error(here):
@@ -439,8 +438,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 def test_a_reader_that_goes_away_is_no_error(here):
     reading, writing = os.pipe()
     os.close(reading)
-    running = subprocess.Popen([sys.executable, "-c", "from amctc.cli import main; main()", "inspect", "model.onnx", "--text"],
-                               stdout=writing, stderr=subprocess.PIPE)  # fmt: skip
+    running = subprocess.Popen([*PROGRAM, "inspect", "model.onnx", "--text"], stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert running.communicate()[1] == b""
     assert running.returncode == 1
@@ -455,8 +453,13 @@ def test_a_terminal_that_cannot_show_it_gets_the_report(here):
 
 
 def test_interrupt(here):
-    code = "import os, signal, amctc.targets as t\nfrom amctc.cli import main\n" \
-           "t.profile_names = lambda: os.kill(os.getpid(), signal.SIGINT) or __import__('time').sleep(9)\nmain()"  # fmt: skip
+    code = """
+import os, signal, time
+import amctc.targets
+from amctc.cli import main
+amctc.targets.profile_names = lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))
+main()
+"""
     running = subprocess.run([sys.executable, "-c", code, "targets"], capture_output=True, check=False)
     assert running.returncode == 128 + signal.SIGINT
     assert running.stderr.split() == [b"amctc:", b"interrupted"]

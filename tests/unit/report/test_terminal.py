@@ -23,8 +23,9 @@ KEPT = dataclasses.replace(
     steps_share=None, edge="float",
 )  # fmt: skip
 REPORT = CompressionReport(
-    model="m.onnx", target="ascend910b1", pipeline="observe", samples=32, layers=(LAYER, KEPT), float_ops=("add (sum)",),
-    bytes_before=132_901, bytes_after=46_810, output_sqnr_db=37.31, agreement=0.96875, overflows=(("head", 3),),
+    model="m.onnx", target="ascend910b1", pipeline="observe", samples=32, layers=(LAYER, KEPT),
+    float_ops=("add (sum)",), bytes_before=132_901, bytes_after=46_810, output_sqnr_db=37.31, agreement=0.96875,
+    overflows=(("head", 3),),
     time_us=0.091, float_time_us=0.113, passes=(("fold-batch-norm", (("fold_batch_norm", 11),)), ("observe", ())),
     choices=(ChoiceReport("quant_mode", "fp32", "I", "N2/N3"), ChoiceReport("overflow", "saturate", "D", "N7")),
     notes=("pool: something else",), atc='atc --model=model_deploy.onnx --input_shape="image:1,1,8,8"' + " x" * 100,
@@ -48,8 +49,8 @@ def test_everything_is_said_at_120_columns():
     text = printed(REPORT)
     for part in (
         "/block1/depthwise/conv/Conv", "2 layers, 1 in int8", "2.5 KiB", "1.3 KiB", "36.9 k", "73.7 k", "36.4", "∞",
-        "2 (2.49 %)", "requant", "129.8 KiB → 45.7 KiB (35 %)", "37.3 dB", "96.88 % of 32 samples", "0.091 µs", "0.113 µs",
-        "73.7 kMACs", "head: 3 accumulators", "fold_batch_norm 11", "pool: something else", "add (sum)",
+        "2 (2.49 %)", "requant", "129.8 KiB → 45.7 KiB (35 %)", "37.3 dB", "96.88 % of 32 samples", "0.091 µs",
+        "0.113 µs", "73.7 kMACs", "head: 3 accumulators", "fold_batch_norm 11", "pool: something else", "add (sum)",
     ):  # fmt: skip
         assert part in text, part
     assert "\x1b" not in text
@@ -161,11 +162,13 @@ def test_shortened(text, width, expected):
     [
         (bytes_text, 0, "0 B"), (bytes_text, 1023, "1023 B"), (bytes_text, 1536, "1.5 KiB"),
         (bytes_text, 1024**2 - 1, "1.0 MiB"), (bytes_text, 5 * 1024**3, "5.0 GiB"), (bytes_text, None, "–"),
-        (count_text, 999, "999"), (count_text, 999_960, "1.0 M"), (count_text, 18432, "18.4 k"), (count_text, None, "–"),
-        (macs_text, 1_500_000, "1.5 MMACs"), (macs_text, 12, "12 MACs"), (macs_text, None, "–"),
+        (count_text, 999, "999"), (count_text, 999_960, "1.0 M"), (count_text, 18432, "18.4 k"),
+        (count_text, None, "–"), (macs_text, 1_500_000, "1.5 MMACs"), (macs_text, 12, "12 MACs"),
+        (macs_text, None, "–"),
         (db_text, 37.31, "37.3"), (db_text, math.inf, "∞"), (db_text, -math.inf, "-∞"), (db_text, None, "–"),
         (share_text, 1.0, "100.00 %"), (share_text, 0.999999, ">99.99 %"), (share_text, 1e-9, "<0.01 %"),
-        (share_text, 0.0, "0.00 %"), (share_text, None, "–"), (time_text, 0.091, "0.091 µs"), (time_text, 0.0, "0.000 µs"),
+        (share_text, 0.0, "0.00 %"), (share_text, None, "–"), (time_text, 0.091, "0.091 µs"),
+        (time_text, 0.0, "0.000 µs"),
         (time_text, 12.345, "12.3 µs"), (time_text, 123.4, "123 µs"), (time_text, 12345.0, "12.3 ms"),
         (time_text, 2e6, "2.00 s"), (time_text, None, "–"),
     ],
