@@ -23,7 +23,7 @@ KEPT = dataclasses.replace(
     steps_share=None, edge="float",
 )  # fmt: skip
 REPORT = CompressionReport(
-    model="m.onnx", target="ascend910b1", pipeline="observe", samples=32, layers=(LAYER, KEPT),
+    model="m.onnx", target="ascend910b1", pipeline="observe", preprocess=None, samples=32, layers=(LAYER, KEPT),
     float_ops=("add (sum)",), bytes_before=132_901, bytes_after=46_810, output_sqnr_db=37.31, agreement=0.96875,
     overflows=(("head", 3),),
     time_us=0.091, float_time_us=0.113, passes=(("fold-batch-norm", (("fold_batch_norm", 11),)), ("observe", ())),
