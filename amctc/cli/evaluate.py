@@ -57,8 +57,17 @@ def evaluate(
     session = Session(path, target=target, fusion=False if no_fusion else None)
     reference = reference or recorded.reference
     other = Session(reference) if reference else None
-    samples = open_samples_for(session, data, preprocess=preprocess or recorded.preprocess, labels=labels, batch_size=batch_size,
-                               limit=None if limit is None else skip_first + limit)  # fmt: skip
+    stop = None if limit is None else skip_first + limit
+
+    def opened(preprocess: str | None) -> Samples:
+        return open_samples_for(session, data, preprocess=preprocess, labels=labels, batch_size=batch_size, limit=stop)
+
+    try:
+        samples = opened(preprocess)
+    except UsageError:
+        if preprocess is not None or recorded.preprocess is None:
+            raise
+        samples = opened(recorded.preprocess)  # images: prepare them as those that calibrated
     if skip_first:
         samples = samples.limited(skip_first)
     if other is None and samples.labels is None:

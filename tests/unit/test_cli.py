@@ -19,7 +19,7 @@ from PIL import Image
 from amctc import __version__, examples
 from amctc.api import load
 from amctc.cli import amctc
-from amctc.cli.evaluate import located
+from amctc.cli.evaluate import Recorded, located
 from amctc.errors import LimitError
 from amctc.pipeline import pass_names
 from amctc.targets import profile_names
@@ -150,6 +150,12 @@ def test_eval_without_labels_compares_only(compressed):
     assert text.splitlines()[2].startswith("int8 on ascend910b1")
 
 
+def test_eval_prepares_images_as_the_calibration_did(compressed):
+    assert done("eval", compressed, "-d", SHIPPED["test.npz"]) == done(
+        "eval", compressed, "-d", SHIPPED["test.npz"], "-p", "unit"
+    )
+
+
 @pytest.mark.parametrize("kind", ["model_fakequant.onnx", "model_deploy.onnx"])
 def test_eval_of_one_file(compressed, kind):
     text = done(
@@ -173,7 +179,7 @@ def test_eval_says_when_the_float_model_is_gone(compressed, here):
     assert "not there; name it with --reference" in result.stderr
     assert "\x1b" not in result.stderr
     report.unlink()
-    assert located("moved") == (str(Path("moved/model_deploy.onnx")), None)
+    assert located("moved") == (str(Path("moved/model_deploy.onnx")), Recorded())
 
 
 def test_run_writes_onnx_and_text_that_can_be_read_back(here):
