@@ -15,7 +15,7 @@ from amctc.backends.deploy import export_deploy
 from amctc.backends.onnx_file import model_bytes, save
 from amctc.backends.record import record_text
 from amctc.calibrate.preprocess import Preprocess
-from amctc.calibrate.samples import DEFAULT_BATCH, Samples, from_iterable, open_samples
+from amctc.calibrate.samples import Samples, from_iterable, open_samples
 from amctc.errors import UnsupportedError
 from amctc.files import output_folder
 from amctc.frontends.onnx_file import load
@@ -108,7 +108,8 @@ def compress(
     clock.lap("compare")
     deploy_bytes = bytes(export_deploy(deploy).SerializeToString(deterministic=True))
     report = build_report(
-        model=_shown(model) or graph.name, pipeline=str(stages), preprocess=preprocess, atc=atc_command(deploy, profile), target=profile,
+        model=_shown(model) or graph.name, pipeline=str(stages), preprocess=preprocess,
+        atc=atc_command(deploy, profile), target=profile,
         float_graph=prepared, qdq_graph=quantized, integer_graph=integer, comparison=comparison,
         bytes_before=Path(model).stat().st_size if not isinstance(model, Graph) else _weight_bytes(graph),
         bytes_after=len(deploy_bytes), notes=context.notes, passes=records,
@@ -164,7 +165,7 @@ def open_samples_for(
     *,
     preprocess: str | Preprocess | None = None,
     labels: AnyPath | None = None,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     limit: int | None = None,
 ) -> Samples:
     """Samples at ``path`` in the form a model wants; see :func:`amctc.calibrate.samples.open_samples`."""

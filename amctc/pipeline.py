@@ -209,6 +209,8 @@ def _made(spec: Spec, text: str) -> Pass | Repeat:
         raise marked(text, spec.column, f"pass {spec.name!r} needs option {', '.join(missing)}") from None
     except ValueError as error:
         raise marked(text, spec.column, f"pass {spec.name!r}: {error}") from None
+    except UsageError as error:
+        raise marked(text, spec.column, f"pass {spec.name!r}: {error.what}", error.remedy) from None
 
 
 def _run(

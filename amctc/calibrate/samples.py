@@ -5,6 +5,7 @@ They come from a folder of images, an ``.npz`` or ``.npy`` file, or Python objec
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,18 @@ from amctc.calibrate.sources import ArraySource, SampleSource, naming, require_l
 from amctc.calibrate.spool import SpooledSource, as_arrays
 from amctc.errors import InputError, UsageError
 
-__all__ = ["DEFAULT_BATCH", "InputSpec", "Samples", "from_iterable", "open_samples"]
+__all__ = ["InputSpec", "Samples", "from_iterable", "open_samples"]
 
-DEFAULT_BATCH = 16
+LARGEST_BATCH = 16
+BATCH_ELEMENTS = 1 << 19
+"""Input elements per batch, about: activations take tens to hundreds of times the memory of the input."""
+
+
+def automatic_batch(inputs: Sequence[InputSpec]) -> int:
+    """Samples per batch that keep memory in bounds: 16 small images, 3 of 224 by 224. Unknown sizes count as 1."""
+    elements = sum(math.prod(d for d in spec.shape[1:] if isinstance(d, int)) for spec in inputs)
+    return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))
+
 
 AnyPath = str | os.PathLike[str]
 
@@ -42,15 +52,15 @@ class Samples:
         source: SampleSource,
         inputs: Sequence[InputSpec],
         *,
-        batch_size: int = DEFAULT_BATCH,
+        batch_size: int | None = None,
         start: int = 0,
         stop: int | None = None,
     ) -> None:
         self.inputs = tuple(inputs)
         self._fixed = fixed_batch(self.inputs)
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise UsageError(f"a batch of {batch_size} samples", remedy="give a batch size of at least 1")
-        self.batch_size = self._fixed or batch_size
+        self.batch_size = self._fixed or batch_size or automatic_batch(self.inputs)
         self._source, self._start, self._stop = source, start, stop
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
@@ -122,7 +132,7 @@ def open_samples(
     *,
     preprocess: Preprocess | None = None,
     labels: AnyPath | None = None,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     limit: int | None = None,
 ) -> Samples:
     """The samples at ``path`` for a model with these ``inputs``; the first ``limit`` of them.
@@ -161,7 +171,7 @@ def from_iterable(
     *,
     preprocess: Preprocess | None = None,
     labels: ArrayLike | None = None,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     limit: int | None = None,
 ) -> Samples:
     """Samples from Python objects for a model with these ``inputs``; the first ``limit`` of them.

@@ -50,8 +50,8 @@ FILE_NOTES = {
               help="Set an option of a pass of the preset; may be repeated.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
 def compress(
-    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int, target: str | None, out: str,
-    calibration: int, preset: str, skip: tuple[str, ...], method: str | None, symmetric: bool,
+    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int | None, target: str | None,
+    out: str, calibration: int, preset: str, skip: tuple[str, ...], method: str | None, symmetric: bool,
     settings: tuple[str, ...], seed: int,
 ) -> None:  # fmt: skip
     """Quantize a float model for an Ascend chip and simulate the result.

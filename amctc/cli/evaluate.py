@@ -42,7 +42,7 @@ MAX_REPORT = 1 << 28
 @target_option("The chip, for a deploy model that does not name it, or to try another.")
 @click.option("--no-fusion", is_flag=True, help="Without the fusions that the chip's compiler makes.")
 def evaluate(
-    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int, reference: str | None,
+    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int | None, reference: str | None,
     skip_first: int, limit: int | None, target: str | None, no_fusion: bool,
 ) -> None:  # fmt: skip
     """Print the accuracy of a model and how far it is from the float model.

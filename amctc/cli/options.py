@@ -25,7 +25,7 @@ def data_options(*, required: bool) -> Callable[[F], F]:
 
     def wrap(function: F) -> F:
         for option in (
-            click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
+            click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
                          help="Samples run at a time."),
             click.option("--labels", metavar="CSV", help="Lines of file name and class: the images to use."),
             click.option("-p", "--preprocess", metavar="P", help=PREPROCESS_HELP),

@@ -44,7 +44,7 @@ MAX_PIPELINE = 1 << 16
 @click.option("--timing", is_flag=True, help="Add the seconds each pass took.")
 def run(
     pipeline: str, model: str, out: str | None, data: str | None, preprocess: str | None, labels: str | None,
-    batch_size: int, target: str | None, seed: int, explain: str | None, printed: bool, timing: bool,
+    batch_size: int | None, target: str | None, seed: int, explain: str | None, printed: bool, timing: bool,
 ) -> None:  # fmt: skip
     """Run a pipeline of passes on a model.
 

@@ -100,6 +100,5 @@ def _chunk_statistics(reference: AnyArray, actual: AnyArray) -> ErrorStatistics:
         noise = ref - act
         noise_energy = float((noise * noise).sum())
         largest = float(np.abs(noise).max(initial=0.0))
-        return ErrorStatistics(
-            ref.size, float((ref * ref).sum()), float((act * act).sum()), noise_energy, float((ref * act).sum()), largest
-        )
+        signal, energy, dot = (float((a * b).sum()) for a, b in ((ref, ref), (act, act), (ref, act)))
+        return ErrorStatistics(ref.size, signal, energy, noise_energy, dot, largest)

@@ -29,7 +29,7 @@ _FEWEST_BINS = 4  # a quarter of the bins stays
 
 @dataclass(frozen=True, eq=False)
 class HfmgHistogram:
-    """Counts over the observed range; an immutable value, updated batch by batch.
+    """Counts over the observed range; immutable, updated batch by batch.
 
     ``counts`` int64 [bins], bin i between ``low + i·width`` and ``low + (i + 1)·width``, width = (high - low)/bins in
     float32. ``low``, ``high``: the observed extremes (float32 values), 0 without data.
@@ -38,6 +38,11 @@ class HfmgHistogram:
     counts: Int64Array
     low: float = 0.0
     high: float = 0.0
+
+    def __post_init__(self) -> None:
+        counts = self.counts.astype(np.int64)
+        counts.flags.writeable = False
+        object.__setattr__(self, "counts", counts)
 
     @classmethod
     def empty(cls, bins: int = DEFAULT_BINS) -> HfmgHistogram:
@@ -55,17 +60,21 @@ class HfmgHistogram:
         """This histogram with one more batch (any shape). Order dependent: old counts move in whole bins.
 
         A bin of the old range that straddles an edge of the new one gives the lower side floor(count · share), the
-        share in float32; totals are kept. Raises InputError for NaN and infinite values.
+        share in float32; totals are kept. Raises InputError for NaN and infinite values, and for a range that
+        float32 cannot divide into the bins.
         """
         values = float32_array(x).reshape(-1)
         if not values.size:
             return self
         require_finite(values, "calibration data")
         low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
-        if not self.count:
-            return HfmgHistogram(_counted(values, low, high, self.counts.size), low, high)
-        low, high = min(low, self.low), max(high, self.high)
+        if self.count:
+            low, high = min(low, self.low), max(high, self.high)
+        if (high - low) * self.counts.size > float(np.finfo(np.float32).max):
+            raise InputError(f"HFMG cannot divide the range [{low}, {high}] in float32")
         counts = _counted(values, low, high, self.counts.size)
+        if not self.count:
+            return HfmgHistogram(counts, low, high)
         tolerance = float(SMALLEST_SCALE)
         if abs(low - self.low) <= tolerance and abs(high - self.high) <= tolerance:
             return HfmgHistogram(counts + self.counts, low, high)
@@ -138,7 +147,9 @@ class HfmgHistogram:
 def _counted(values: Float32Array, low: float, high: float, bins: int) -> Int64Array:
     """Counts over ``bins`` equal bins of ``[low, high]`` in float32; a single point goes to the middle bin."""
     if low == high:
-        low, high = low - 1.0, high + 1.0
+        counts = np.zeros(bins, np.int64)
+        counts[bins // 2] = values.size
+        return counts
     start = np.float32(low)
     position = ((values - start) * np.float32(bins) / (np.float32(high) - start)).astype(np.int64)
     return np.bincount(np.minimum(position, bins - 1), minlength=bins).astype(np.int64)

@@ -52,7 +52,8 @@ class CompressionReport:
 
     ``output_sqnr_db`` and ``agreement`` compare the outputs of the integer run with the float model over ``samples``
     samples (agreement: same largest element along the last axis). ``overflows`` counts accumulators outside int32 per
-    layer (N7). ``preprocess`` names how samples were prepared, where that is known. ``time_us`` and ``float_time_us`` are estimates for one sample on the target. ``passes`` lists the
+    layer (N7). ``preprocess`` names how samples were prepared, where that is known. ``time_us`` and
+    ``float_time_us`` are estimates for one sample on the target. ``passes`` lists the
     pipeline with rewrites fired.
     """
 

@@ -17,7 +17,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from amctc.contract import Exact, Rounding
-from amctc.errors import AmctcError, InputError, UsageError
+from amctc.errors import InputError, UnsupportedError, UsageError
 from amctc.interp import evaluate
 from amctc.ir import Graph
 from amctc.kernels.ascend_table import ascend_table
@@ -171,8 +171,10 @@ def test_drawn_graphs_pass_the_whole_pipeline(graph: Graph) -> None:
     with np.errstate(all="ignore"):
         try:
             staged = all_stages(graph, samples)
-        except InputError as error:  # calibration meets an overflow that the drawn weights cause
-            assert "NaN, an infinity" in str(error)  # noqa: PT017
+        except (InputError, UnsupportedError) as error:
+            # Drawn weights overflow in calibration; ONNX Runtime has no output padding as large as the stride.
+            if "NaN, an infinity" not in str(error) and "output_padding" not in str(error):
+                raise
             reject()
         outputs = evaluate(staged[-1], samples[0], {**ascend_table(load_profile(DEFAULT_TARGET)), **CARRIED})
     for before, after in zip(staged, staged[1:], strict=False):
@@ -214,10 +216,7 @@ def test_text_round_trip(name: str, data: st.DataObject) -> None:
     try:
         pipeline = Pipeline.parse(text)
     except UsageError as error:  # a value that the pass itself refuses, marked in the text
-        assert error.detail  # noqa: PT017
-        assert "^" in error.detail  # noqa: PT017
-        return
-    except AmctcError:  # a target that is not known
+        assert "^" in (error.detail or "")  # noqa: PT017
         return
     assert Pipeline.parse(str(pipeline)) == pipeline
     assert str(Pipeline.parse(str(pipeline))) == str(pipeline)

@@ -39,7 +39,7 @@ class ToAscend(Pass):
     name: ClassVar[str] = "to-ascend"
     contract: ClassVar[Contract] = Contract(
         effect=Lossy(bound=2), requires=(NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, BIASES_QUANTIZED),
-        ensures=(LOWERED,),
+        ensures=(LOWERED,), idempotent=False,
     )  # fmt: skip
 
     def run(self, graph: Graph, context: Context) -> Graph:
