@@ -134,7 +134,7 @@ def build(
         operands = operands[:-1]
     types = tuple(None if o is None else o.type for o in operands)
     kind.check_arity(types)
-    results = kind.infer(*types)
+    results = kind.infer_with([constant_data(o) for o in operands], *types)
     if names is None:
         names = (None,) * len(results)
     kind = kind.rebound(types, results)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from amctc.data import Data
 from amctc.errors import InputError
 from amctc.types import TensorType, require
 
@@ -54,6 +55,10 @@ class OpKind:
         ``None`` stands for an absent optional operand.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def infer_with(self, constants: Sequence[Data | None], *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """:meth:`infer`, with the contents of constant operands: for kinds whose shapes depend on values."""
+        return self.infer(*operands)
 
     def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> OpKind:
         """The kind to build with, once its types are known; only carried ops remember types."""

@@ -137,16 +137,15 @@ def ifmr_from_histogram(
     return (bottom * ratio if symmetric else bottom), top * ratio
 
 
-def _candidates(
-    ratios: Float32Array, bottom: np.float32, top: np.float32, bits: int, symmetric: bool
-) -> _Candidates:
+def _candidates(ratios: Float32Array, bottom: np.float32, top: np.float32, bits: int, symmetric: bool) -> _Candidates:
     first, last = storage_range(bits)
-    if symmetric:
-        high = ratios * max(-bottom, top)
-        low, scale = -high, high / np.float32(-first if -bottom > top else last)
-    else:
-        high = ratios * top
-        low, scale = np.full_like(high, bottom), (high - bottom) / np.float32(last - first)
+    with np.errstate(over="ignore", under="ignore"):
+        if symmetric:
+            high = ratios * max(-bottom, top)
+            low, scale = -high, high / np.float32(-first if -bottom > top else last)
+        else:
+            high = ratios * top
+            low, scale = np.full_like(high, bottom), (high - bottom) / np.float32(last - first)
     if not np.isfinite(scale).all():
         raise InputError("the range of the data is beyond float32")
     return _Candidates(ratios, low, high, np.where(scale < SMALLEST_SCALE, np.float32(1), scale))

@@ -76,10 +76,10 @@ def joined(factors: Factors) -> AnyArray:
     extents = zip(first.shape[2:], last.shape[2:], strict=False)
     if first.ndim != 4 or last.ndim != 4 or last.shape[1] != first.shape[0] or any(min(e) != 1 for e in extents):
         raise InputError(f"weights of shapes {first.shape} and {last.shape} are no factors of one")
-    left, right = first.astype(np.float64), last.astype(np.float64)
-    kernel: AnyArray = np.einsum("rihw,orhw->oihw", *np.broadcast_arrays(left[None], right[:, :, None])[:0], left, right) \
-        if first.shape[2:] == last.shape[2:] else (right[:, :, None] * left[None]).sum(axis=1)
-    return kernel.astype(first.dtype)
+    # Stacks of matrices [kh, kw, O, rank] and [kh, kw, rank, I], where an extent of 1 is broadcast.
+    left, right = last.astype(np.float64).transpose(2, 3, 0, 1), first.astype(np.float64).transpose(2, 3, 0, 1)
+    kernel: AnyArray = (left @ right).transpose(2, 3, 0, 1).astype(first.dtype)
+    return kernel
 
 
 def singular_values(

@@ -106,7 +106,7 @@ def evbmf_rank(singular: Float64Array, columns: int) -> int:
     edge = (1.0 + tau) * (1.0 + alpha / tau)
     most = min(math.ceil(rows / (1.0 + alpha)) - 1, rows) - 1
     tail = power[most + 1 :]
-    lower = max(float(power[most + 1]) / (columns * edge), float(tail.mean()) / columns)
+    lower = min(max(float(power[most + 1]) / edge, float(tail.mean())) / columns, 1.0)
 
     def free_energy(variance: float) -> float:
         x = power / (columns * variance)

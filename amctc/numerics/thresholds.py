@@ -16,7 +16,9 @@ import numpy as np
 from amctc.errors import InputError
 from amctc.numerics._arrays import Float64Array
 from amctc.numerics.affine import affine_parameter_arrays, storage_range
+from amctc.numerics.entropy import entropy
 from amctc.numerics.histogram import Histogram
+from amctc.numerics.ifmr import ifmr_from_histogram
 
 Range: TypeAlias = tuple[float, float]
 
@@ -154,6 +156,6 @@ def representatives(h: Histogram) -> tuple[Float64Array, Float64Array]:
 
 
 METHODS: Mapping[str, Callable[[Histogram], Range]] = MappingProxyType(
-    {"min-max": min_max, "percentile": percentile, "mse": mse}
+    {"min-max": min_max, "percentile": percentile, "mse": mse, "entropy": entropy, "ifmr": ifmr_from_histogram}
 )
 """Threshold methods by the name a pipeline uses; further options are keyword arguments of the functions."""

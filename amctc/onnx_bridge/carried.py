@@ -1,12 +1,54 @@
-"""What can be asked about a carried node without knowing its op."""
+"""What becomes of carried nodes once more is known about their operands."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from onnx import NodeProto
 
+from amctc.ir import Op, Value, build, constant_data
+from amctc.onnx_bridge.converters import CONVERTERS, NodeView
+from amctc.onnx_bridge.inference import node_types, small_constants
 from amctc.ops.onnx import Node
+from amctc.types import TensorType, merge_types, shapes_agree
 
 
 def attribute_names(kind: Node) -> tuple[str, ...]:
     """Names of the attributes a carried node has, in file order."""
     return tuple(a.name for a in NodeProto.FromString(kind.proto).attribute)
+
+
+def recognised(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:
+    """A carried op as one of ours, now that an operand it was carried for is constant; ``None`` while it is not."""
+    kind = op.kind
+    converter = CONVERTERS.get(kind.op_type) if isinstance(kind, Node) and not kind.domain else None
+    if converter is None or not isinstance(kind, Node):
+        return None
+    converted = converter(NodeView(NodeProto.FromString(kind.proto), operands, kind.version, op.origins))
+    if converted is None or isinstance(converted, Value):
+        return None if converted is None else (converted,)
+    ours, kept = converted
+    return build(ours, *kept, names=(op.results[0].name,), origins=op.origins).results
+
+
+def refined(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:
+    """A carried op whose unknown dimensions follow from operands that are constant by now; ``None`` if none do."""
+    kind = op.kind
+    if not isinstance(kind, Node) or all(r.type.is_static for r in op.results):
+        return None
+    node = NodeProto.FromString(kind.proto)
+    types = tuple(None if o is None else o.type for o in operands)
+    constants = small_constants(node, [constant_data(o) for o in operands], types)
+    found = node_types(node, kind.version, types[: len(node.input)], constants)
+    named = [t for name, t in zip(node.output, found, strict=True) if name]
+    merged = tuple(_merged(r.type, t) for r, t in zip(op.results, named, strict=True))
+    if merged == tuple(r.type for r in op.results):
+        return None
+    better = replace(kind, operand_types=types, result_types=merged)
+    return build(better, *operands, names=tuple(r.name for r in op.results), origins=op.origins).results
+
+
+def _merged(known: TensorType, found: TensorType | None) -> TensorType:
+    agree = found is not None and known.elem == found.elem and shapes_agree(known.shape, found.shape)
+    return merge_types(known, found) if agree and found is not None else known

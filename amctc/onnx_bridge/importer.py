@@ -14,10 +14,10 @@ from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
 from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView
-from amctc.onnx_bridge.inference import KEPT_ELEMENTS, inferred_types, node_types
+from amctc.onnx_bridge.inference import inferred_types, node_types, small_constants
 from amctc.onnx_bridge.opsets import OPSET, upgraded
 from amctc.onnx_bridge.subgraphs import captured_names
-from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, tensor_proto, type_of
+from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, type_of
 from amctc.ops.onnx import Node
 from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
 
@@ -188,12 +188,9 @@ class _Importer:
 
     def _small(self, node: NodeProto) -> dict[str, TensorProto]:
         """Constant operands small enough to matter for shapes, as tensors by name."""
-        found = {}
-        for name in node.input:
-            data = constant_data(self._values[name]) if name else None
-            if data is not None and data.size <= KEPT_ELEMENTS:
-                found[name] = tensor_proto(name, data.read(), self._values[name].type.elem)
-        return found
+        values = [self._values[n] if n else None for n in node.input]
+        types = [None if v is None else v.type for v in values]
+        return small_constants(node, [constant_data(v) for v in values], types)
 
     def _result_types(
         self, node: NodeProto, version: int, operands: tuple[TensorType | None, ...]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import NodeProto, TensorProto, helper, shape_inference
 
+from amctc.data import Data
 from amctc.errors import UnsupportedError
-from amctc.onnx_bridge.tensors import type_of, type_proto
+from amctc.onnx_bridge.tensors import tensor_proto, type_of, type_proto
 from amctc.ops.onnx import Node, use_type_inference
 from amctc.types import TensorType
 
@@ -24,13 +25,25 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
         found = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # the C++ inference raises bare exceptions on odd models; per-node inference still works
         found = skeleton
+    known = _symbols((*model.graph.input, *model.graph.output, *model.graph.value_info))
     types: dict[str, TensorType] = {}
     for info in (*found.graph.value_info, *found.graph.output, *found.graph.input):
         if info.type.WhichOneof("value") == "tensor_type":
             type_ = type_of(info.type, f"value {info.name!r}")
             if type_ is not None:
-                types[info.name] = type_
+                types[info.name] = _with_symbols(type_, known)
     return types
+
+
+def _symbols(infos: Iterable[onnx.ValueInfoProto]) -> frozenset[str]:
+    return frozenset(d.dim_param for i in infos for d in i.type.tensor_type.shape.dim if d.dim_param)
+
+
+def _with_symbols(type_: TensorType, known: frozenset[str]) -> TensorType:
+    """The type without symbols that ONNX invented for unknown dimensions (``unk__0``)."""
+    if type_.shape is None or all(not isinstance(d, str) or d in known for d in type_.shape):
+        return type_
+    return TensorType(tuple(d if not isinstance(d, str) or d in known else None for d in type_.shape), type_.elem)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,12 +80,27 @@ def node_types(
         )
     except Exception:  # unknown op, or an inference function that rejects what it is given
         return [None] * len(node.output)
-    return [type_of(found[n], f"result of {node.op_type}") if n in found else None for n in node.output]
+    types = [type_of(found[n], f"result of {node.op_type}") if n in found else None for n in node.output]
+    known = frozenset(d for t in operands if t is not None and t.shape for d in t.shape if isinstance(d, str))
+    return [t and _with_symbols(t, known) for t in types]
 
 
-def _infer_carried(kind: Node, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+def small_constants(
+    node: NodeProto, constants: Sequence[Data | None], operands: Sequence[TensorType | None]
+) -> dict[str, TensorProto]:
+    """Contents of a node's constant operands by operand name, as far as they are small enough to be shapes."""
+    return {
+        name: tensor_proto(name, data.read(), type_.elem)
+        for name, data, type_ in zip(node.input, constants, operands, strict=False)
+        if name and data is not None and type_ is not None and data.size <= KEPT_ELEMENTS
+    }
+
+
+def _infer_carried(
+    kind: Node, operands: tuple[TensorType | None, ...], constants: Sequence[Data | None]
+) -> tuple[TensorType, ...]:
     node = NodeProto.FromString(kind.proto)
-    found = node_types(node, kind.version, operands, {})
+    found = node_types(node, kind.version, operands, small_constants(node, constants, operands))
     results = [t for name, t in zip(node.output, found, strict=True) if name]
     if any(t is None for t in results):
         raise UnsupportedError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from amctc.data import Data
 from amctc.errors import UnsupportedError
 from amctc.schema import OpKind, register
 from amctc.types import TensorType
 
-TypeInference = Callable[["Node", tuple[TensorType | None, ...]], tuple[TensorType, ...]]
+Types = tuple[TensorType | None, ...]
+TypeInference = Callable[["Node", Types, Sequence[Data | None]], tuple[TensorType, ...]]
 
 _inference: list[TypeInference] = []
 
@@ -36,14 +38,17 @@ class Node(OpKind):
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         """The imported types; on operands of other types, inferred again by ONNX or refused."""
-        trimmed = _trim(operands)
-        if trimmed == _trim(self.operand_types):
+        return self.infer_with([None] * len(operands), *operands)
+
+    def infer_with(self, constants: Sequence[Data | None], *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """As :meth:`infer`; shapes and axes among the constants are taken into account."""
+        if _trim(operands) == _trim(self.operand_types):
             return self.result_types
         if not _inference:
             raise UnsupportedError(
                 f"no type inference for carried op {self.op_type}", remedy="import amctc.onnx_bridge"
             )
-        return _inference[0](self, operands)
+        return _inference[0](self, operands, constants)
 
     def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> Node:
         """Remember the types it was built with, so that they need not be inferred again."""

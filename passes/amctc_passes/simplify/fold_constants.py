@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,12 +12,12 @@ from amctc.contract import Contract, Rounding
 from amctc.errors import AmctcError
 from amctc.interp import Plan
 from amctc.ir import Constant, Graph, Op, Value, const, constant_data, layer_name
-from amctc.onnx_bridge.carried import attribute_names
+from amctc.onnx_bridge.carried import attribute_names, recognised, refined
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
-from amctc.substitute import substitute
+from amctc.substitute import convert
 
 FREE_BYTES = 1 << 20
 """A result up to this size may be larger than its operands: shapes expand, but a folding bomb must not."""
@@ -39,23 +40,25 @@ class FoldConstants(Pass):
     contract: ClassVar[Contract] = Contract(effect=Rounding(units=2))
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        """Fold in topological order, so that a chain folds in one go."""
-        folded: dict[Value, Value] = {}
+        """Fold in topological order, so that a chain folds in one go.
+
+        Carried ops learn from operands that became constant: some are recognised as ours, some know their shape.
+        """
         budget = (64 << 20) + sum(o.kind.data.nbytes for o in graph.ops if isinstance(o.kind, Constant))
-        for op in graph.ops:
-            operands = tuple(None if o is None else folded.get(o, o) for o in op.operands)
+
+        def fold(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:
+            nonlocal budget
             if not _foldable(op, operands):
-                continue
+                return recognised(op, operands) or refined(op, operands)
             try:
                 values = _evaluated(op, operands)
             except AmctcError as error:
                 context.note(self.name, layer_name(op), f"not folded: {error.what}")
-                continue
-            size = sum(c.type.num_elements or 0 for c in values) * 8
-            budget -= size
-            if budget >= 0:
-                folded.update(zip(op.results, values, strict=True))
-        return substitute(graph, folded)
+                return None
+            budget -= 8 * sum(c.type.num_elements or 0 for c in values)
+            return values if budget >= 0 else None
+
+        return convert(graph, fold)
 
 
 def _foldable(op: Op, operands: tuple[Value | None, ...]) -> bool:
