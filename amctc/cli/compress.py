@@ -44,7 +44,7 @@ FILE_NOTES = {
               help="Calibrate on the first N samples.")  # fmt: skip
 @click.option("--preset", default="default", show_default=True, metavar="NAME", help="A preset, or a .toml file.")
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
-@click.option("--method", metavar="NAME", help="How ranges are chosen: mse, percentile or min-max.")
+@click.option("--method", metavar="NAME", help="How ranges are chosen: mse, percentile, min-max, entropy or ifmr.")
 @click.option("--symmetric", is_flag=True, help="Quantize activations with a zero point of 0.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
               help="Set an option of a pass of the preset; may be repeated.")  # fmt: skip

@@ -11,6 +11,15 @@ fixed_point     the uint64 parameter words of dequantize and requantize (N11, N1
 exact_gemm      integer matrix products through floating-point BLAS, with a proof of exactness (N7)
 histogram       streaming, mergeable statistics of one tensor
 thresholds      clipping ranges chosen from a histogram
+entropy         ranges of least Kullback-Leibler divergence
+ifmr, hfmg      the range searches of the existing tool
+moving_average  ranges that follow the data; order-dependent
+per_channel     streaming extremes of each channel
+low_rank        kernels and matrices split in two by singular values
+rank_estimate   ranks from the spectrum (EVBMF) and the existing tool's rules
+sparsity        magnitude and n-of-m masks, the 4:2 wire format (N22)
+channel_scores  importance of output channels
+threads         one BLAS thread at a time
 error           signal-to-noise ratio and related error figures
 ==============  =======================================================================================
 """

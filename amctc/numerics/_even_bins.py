@@ -60,4 +60,5 @@ class EvenBins:
         whole = at + full
         with np.errstate(invalid="ignore", divide="ignore"):
             partial = self._counts[at] * inside * inside / (2.0 * self._width[at])
-        return m * self._upto[whole] - self._sum[whole] + np.where(full, 0.0, np.nan_to_num(partial))
+        below = m * self._upto[whole] - self._sum[whole] + np.where(full, 0.0, np.nan_to_num(partial))
+        return np.asarray(below, np.float64)

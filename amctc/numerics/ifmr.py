@@ -49,7 +49,7 @@ def search_ratios(start: float = 0.7, end: float = 1.3, step: float = 0.01) -> F
     full pairs of 8-lane vectors value i is f32(f32(start + step·8·⌊i/8⌋) + (i mod 8)·step), afterwards
     f32(start + step·i) ("Facts seen while making them", 1). Raises InputError for an empty or endless sequence.
     """
-    if not (0.0 < start < end < math.inf and 0.0 < step):
+    if not (0.0 < start < end < math.inf and step > 0.0):
         raise InputError(f"an IFMR search from {start} to {end} by {step} has no candidates")
     count = math.ceil((end - start) / step)
     i = np.arange(count)

@@ -158,4 +158,7 @@ def representatives(h: Histogram) -> tuple[Float64Array, Float64Array]:
 METHODS: Mapping[str, Callable[[Histogram], Range]] = MappingProxyType(
     {"min-max": min_max, "percentile": percentile, "mse": mse, "entropy": entropy, "ifmr": ifmr_from_histogram}
 )
-"""Threshold methods by the name a pipeline uses; further options are keyword arguments of the functions."""
+"""Threshold methods by the name a pipeline uses; further options are keyword arguments of the functions.
+
+"ifmr" alone may reach beyond the observed range, by its largest ratio.
+"""

@@ -9,7 +9,7 @@ import numpy as np
 
 from amctc.errors import UnsupportedError
 from amctc.ir import Constant, Op, layer_name
-from amctc.onnx_bridge.exporter import Emitter, Writer, emit_carried, emit_constant
+from amctc.onnx_bridge.exporter import Emitter, Writer, emit_carried, emit_constant, is_dilated
 from amctc.onnx_bridge.tensors import elem_code
 from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
@@ -144,10 +144,9 @@ def _max_pool(writer: Writer, op: Op) -> None:
 def _average_pool(writer: Writer, op: Op) -> None:
     kind = op.kind
     assert isinstance(kind, nn.AveragePool)
-    if any(d != 1 for d in kind.dilations):
-        raise UnsupportedError("AveragePool with dilations needs opset 19", where=layer_name(op))
-    simple("AveragePool", kernel_shape=kind.kernel, strides=kind.strides, pads=kind.pads, ceil_mode=int(kind.ceil_mode),
-           count_include_pad=int(kind.count_include_pad))(writer, op)  # fmt: skip
+    dilations = kind.dilations if is_dilated(kind) else None  # the attribute came with opset 19
+    simple("AveragePool", kernel_shape=kind.kernel, strides=kind.strides, pads=kind.pads, dilations=dilations,
+           ceil_mode=int(kind.ceil_mode), count_include_pad=int(kind.count_include_pad))(writer, op)  # fmt: skip
 
 
 def _concat(writer: Writer, op: Op) -> None:

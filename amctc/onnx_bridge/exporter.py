@@ -12,9 +12,10 @@ from onnx import NodeProto, helper
 from amctc.errors import LimitError, UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, layer_name
 from amctc.onnx_bridge.names import Names
-from amctc.onnx_bridge.opsets import export_opset
+from amctc.onnx_bridge.opsets import OPSET, export_opset
 from amctc.onnx_bridge.subgraphs import inner_names, inner_nodes, rename_captured
 from amctc.onnx_bridge.tensors import tensor_proto, value_info
+from amctc.ops import nn
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
 from amctc.types import F32, I8, I32, U8, Array, Elem, QuantizedType, scalar_of
@@ -163,7 +164,7 @@ def export_model(
                                    remedy="lower the graph further, or save it in another form")  # fmt: skip
         emitter(writer, op)
     _name_outputs(writer)
-    version = opset or export_opset(carried, at_least=_quantized_opset(graph))
+    version = opset or export_opset(carried, at_least=_needed_opset(graph))
     proto = helper.make_graph(
         writer.nodes, graph.name, [value_info(i.name, i.type) for i in graph.inputs],
         [value_info(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
@@ -175,12 +176,18 @@ def export_model(
     return model
 
 
-def _quantized_opset(graph: Graph) -> int:
-    """The oldest opset whose QuantizeLinear and DequantizeLinear know the graph's quantized types."""
+def _needed_opset(graph: Graph) -> int:
+    """The oldest opset that knows the graph's quantized types and dilated average pools."""
     elems = [v.type.elem for v in graph.values() if isinstance(v.type.elem, QuantizedType)]
     if any(e.storage not in (I8, U8, I32) for e in elems):
         return 21
-    return 19 if any(e.expressed != F32 for e in elems) else 13
+    newer = any(e.expressed != F32 for e in elems) or any(is_dilated(op.kind) for op in graph.ops)
+    return 19 if newer else OPSET
+
+
+def is_dilated(kind: OpKind) -> bool:
+    """True for an average pool that skips elements."""
+    return isinstance(kind, nn.AveragePool) and any(d != 1 for d in kind.dilations)
 
 
 def _name_outputs(writer: Writer) -> None:

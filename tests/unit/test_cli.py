@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -428,17 +427,15 @@ def test_a_process_exits_with_the_status_of_the_error(here):
         assert len(err.splitlines()) == (status != 0)
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys; from amctc.cli import amctc\n"
         "try: amctc.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print([m for m in ('numpy', 'onnx', 'onnxruntime', 'pydantic', 'scipy') if m in sys.modules])"
     )
-    start = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert out.splitlines()[-1] == "[]"
-    assert time.perf_counter() - start < 5  # 0.15 s where nothing else runs; a loaded machine is slow
 
 
 def test_a_reader_that_goes_away_is_no_error(here):

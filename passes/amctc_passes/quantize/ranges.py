@@ -11,10 +11,12 @@ from amctc.analysis import value_range
 from amctc.ir import Value
 from amctc.numerics import thresholds
 from amctc.numerics.affine import affine_parameters
+from amctc.numerics.entropy import entropy
 from amctc.numerics.histogram import Histogram
+from amctc.numerics.ifmr import ifmr_from_histogram
 from amctc.types import I4, I8, I16, QuantizedType
 
-Method = Literal["mse", "percentile", "min-max"]
+Method = Literal["mse", "percentile", "min-max", "entropy", "ifmr"]
 
 STORAGE = {4: I4, 8: I8, 16: I16}
 
@@ -42,6 +44,10 @@ class Scheme:
             return thresholds.percentile(histogram, self.percentile)
         if self.method == "mse":
             return thresholds.mse(histogram, bits=self.bits, symmetric=self.symmetric)
+        if self.method == "entropy":
+            return entropy(histogram, bits=self.bits, symmetric=self.symmetric)
+        if self.method == "ifmr":
+            return ifmr_from_histogram(histogram, bits=self.bits, symmetric=self.symmetric)
         return thresholds.min_max(histogram)
 
 
