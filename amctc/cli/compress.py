@@ -44,6 +44,8 @@ FILE_NOTES = {
               help="Calibrate on the first N samples.")  # fmt: skip
 @click.option("--preset", default="default", show_default=True, metavar="NAME", help="A preset, or a .toml file.")
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
+@click.option("--override", multiple=True, metavar="LAYER{…}",
+              help="Other options for some layers, as 'head*{method=min-max}'; may be repeated.")  # fmt: skip
 @click.option("--method", metavar="NAME", help="How ranges are chosen: mse, percentile, min-max, entropy or ifmr.")
 @click.option("--symmetric", is_flag=True, help="Quantize activations with a zero point of 0.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
@@ -51,8 +53,8 @@ FILE_NOTES = {
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
 def compress(
     model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int | None, target: str | None,
-    out: str, calibration: int, preset: str, skip: tuple[str, ...], method: str | None, symmetric: bool,
-    settings: tuple[str, ...], seed: int,
+    out: str, calibration: int, preset: str, skip: tuple[str, ...], override: tuple[str, ...], method: str | None,
+    symmetric: bool, settings: tuple[str, ...], seed: int,
 ) -> None:  # fmt: skip
     """Quantize a float model for an Ascend chip and simulate the result.
 
@@ -64,7 +66,7 @@ def compress(
     from amctc.api import load, open_samples_for
     from amctc.targets import DEFAULT_TARGET, load_profile
 
-    options = pass_options(settings, skip=skip, method=method, symmetric=symmetric)
+    options = pass_options(settings, skip=skip, override=override, method=method, symmetric=symmetric)
     profile = load_profile(target or DEFAULT_TARGET)
     graph = load(model)
     samples = open_samples_for(
@@ -81,14 +83,15 @@ def compress(
 
 
 def pass_options(
-    settings: Sequence[str], *, skip: Sequence[str], method: str | None, symmetric: bool
+    settings: Sequence[str], *, skip: Sequence[str], override: Sequence[str], method: str | None, symmetric: bool
 ) -> dict[str, dict[str, Any]]:
     """Pass name → option → value, from ``--set`` and the options that stand for a setting of ``place-qdq``."""
     options: dict[str, dict[str, Any]] = {}
     for text in settings:
         name, option, value = _setting(text)
         options.setdefault(name, {})[option] = value
-    for option, value in (("skip", tuple(skip)), ("method", method), ("symmetric", symmetric)):
+    shorthands = (("skip", tuple(skip)), ("override", tuple(override)), ("method", method), ("symmetric", symmetric))
+    for option, value in shorthands:
         if value:
             options.setdefault("place-qdq", {})[option] = value
     return options
