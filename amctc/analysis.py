@@ -15,9 +15,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from amctc.intervals import EVERYTHING, RANGES, Interval, activated
 from amctc.ir import Graph, Op, Value, constant_data
-from amctc.ops import nn
 from amctc.schema import Trait
+
+__all__ = ["EVERYTHING", "Interval", "Use", "backward", "forward", "is_identity", "uses", "value_range"]
 
 T = TypeVar("T")
 
@@ -80,54 +82,21 @@ def uses(graph: Graph) -> dict[Value, tuple[Use, ...]]:
     return {value: tuple(list_) for value, list_ in found.items()}
 
 
-class Interval(NamedTuple):
-    """Bounds that every element of a value lies in (NaN aside); infinite where nothing is known."""
-
-    low: float
-    high: float
-
-
-EVERYTHING = Interval(-math.inf, math.inf)
-
-
 @forward
 def value_range(value: Value, operands: tuple[Interval, ...]) -> Interval:
     """Interval analysis of a value: what its producer alone guarantees, whatever is fed."""
     op = value.producer
     if op is None:
         return EVERYTHING
-    kind = op.kind
     if (data := constant_data(value)) is not None:
         return _constant_range(value) if data.size and data.nbytes <= 1 << 20 else EVERYTHING
-    activation = getattr(kind, "activation", None)
-    if isinstance(kind, nn.Relu | nn.LeakyRelu | nn.Clip):
-        return _activated(kind, operands[0])
-    if activation is not None:
-        return _activated(activation, EVERYTHING)
-    if isinstance(kind, nn.MaxPool) and any(d != 1 for d in kind.dilations) and any(kind.pads):
-        return Interval(-math.inf, operands[0].high)  # a dilated window can fall between the elements into padding
-    if is_identity(op) or isinstance(kind, nn.MaxPool | nn.Flatten | nn.Reshape | nn.Transpose):
-        return operands[0]
-    if isinstance(kind, nn.GlobalAveragePool):
-        return _rounded_outwards(*operands[0])
-    if isinstance(kind, nn.AveragePool):
-        return _rounded_outwards(min(operands[0].low, 0.0), max(operands[0].high, 0.0))
-    if isinstance(kind, nn.Concat):
-        return Interval(min(o.low for o in operands), max(o.high for o in operands))
-    if isinstance(kind, nn.Sigmoid | nn.Softmax):
-        return Interval(0.0, 1.0)
-    if isinstance(kind, nn.Add):
-        low, high = operands[0].low + operands[1].low, operands[0].high + operands[1].high
-        return EVERYTHING if math.isnan(low + high) else _rounded_outwards(low, high)  # NaN: an infinite constant
-    return EVERYTHING
-
-
-SLACK = 2.0**-8
-"""Covers the rounding of sums and means down to bfloat16; a bound of zero needs none, signs survive rounding."""
-
-
-def _rounded_outwards(low: float, high: float) -> Interval:
-    return Interval(low - SLACK * abs(low), high + SLACK * abs(high))
+    if getattr(op.kind, "activation", None) is not None:
+        return activated(op.kind.activation, EVERYTHING)  # type: ignore[attr-defined]
+    rule = RANGES.get(type(op.kind))
+    if rule is None:
+        return operands[0] if is_identity(op) else EVERYTHING
+    found = rule(op, operands)
+    return EVERYTHING if any(map(math.isnan, found)) else found  # infinite constants of two signs were added
 
 
 def _constant_range(value: Value) -> Interval:
@@ -138,17 +107,6 @@ def _constant_range(value: Value) -> Interval:
     array = data.read().astype(np.float64)
     low, high = float(array.min()), float(array.max())
     return EVERYTHING if math.isnan(low + high) else Interval(low, high)
-
-
-def _activated(kind: nn.Activation, x: Interval) -> Interval:
-    if isinstance(kind, nn.Relu):
-        return Interval(max(x.low, 0.0), max(x.high, 0.0))
-    if isinstance(kind, nn.Clip):
-        return Interval(min(max(x.low, kind.low), kind.high), min(max(x.high, kind.low), kind.high))
-    if kind.alpha < 0:
-        return EVERYTHING
-    low, high = (end if end >= 0 else kind.alpha and kind.alpha * end for end in x)  # 0 times -inf is 0 here
-    return Interval(low, high)
 
 
 def is_identity(op: Op) -> bool:

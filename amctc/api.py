@@ -29,6 +29,7 @@ from amctc.report.model import CompressionReport, Evaluation
 from amctc.session import FUSION_KEY, TARGET_KEY, Session, compiled, graph_kind, input_specs
 from amctc.targets import DEFAULT_TARGET, Profile, load_profile
 from amctc.types import Array
+from amctc.variants import evaluate_variants
 
 AnyPath = str | PathLike[str]
 Progress = Callable[[str, int, int], None]
@@ -211,4 +212,13 @@ def _rows(array: Array) -> Array:
     return np.asarray(array, np.float64).reshape(len(array), -1)
 
 
-__all__ = ["Compression", "atc_command", "compress", "evaluate", "load", "open_samples_for", "save"]
+__all__ = [
+    "Compression",
+    "atc_command",
+    "compress",
+    "evaluate",
+    "evaluate_variants",
+    "load",
+    "open_samples_for",
+    "save",
+]

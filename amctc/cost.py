@@ -12,7 +12,8 @@ The formulas are those of the vendor's graph engine (numerics page, Profiles) [C
   outputs: nothing is taken to stay in L2 between ops.
 
 A dequantization or requantization is charged to the layer whose accumulator it reads, and that accumulator costs no
-bytes: it stays in L0C. The fixpipe does this work on the way out; on other chips the vector unit does, beside the cube.
+bytes: it stays in L0C. The fixpipe does this work on the way out; on other chips the vector unit does, beside the cube,
+and goes on to the activation and the quantizer where nothing else reads what lies between.
 Reshapes are free. Launching an op, microseconds on a real chip, is not counted: an estimate is a lower bound, far below
 the truth for small networks, and serves best as a ratio.
 """
@@ -20,12 +21,12 @@ the truth for small networks, and serves best as a ratio.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from amctc.analysis import uses
-from amctc.cycles import cube_cycles, is_layer, layer_macs, value_bytes, vector_cycles
+from amctc.analysis import Use, uses
+from amctc.cycles import CubeWork, cube_work, is_layer, layer_macs, value_bytes, vector_cycles
 from amctc.errors import AmctcError, UnsupportedError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, layer_name
 from amctc.ops import ascend, nn, quant
@@ -33,11 +34,22 @@ from amctc.substitute import substitute
 from amctc.targets import Profile
 from amctc.types import TensorType
 
-__all__ = ["Bound", "Estimate", "OpCost", "estimate", "layer_macs", "one_sample"]
+__all__ = [
+    "FREE",
+    "Bound",
+    "Estimate",
+    "OpCost",
+    "estimate",
+    "grouped",
+    "kept_inside",
+    "layer_macs",
+    "one_sample",
+    "with_batch",
+]
 
 Bound = Literal["cube", "vector", "memory"]
 
-FREE = (Constant, nn.Identity, nn.Reshape, nn.Flatten, quant.Observe)
+FREE = (Constant, nn.Identity, nn.Reshape, nn.Flatten, nn.Squeeze, nn.Unsqueeze, quant.Observe)
 """Ops that move and compute nothing on the target."""
 
 
@@ -45,7 +57,8 @@ FREE = (Constant, nn.Identity, nn.Reshape, nn.Flatten, quant.Observe)
 class OpCost:
     """One op with its epilogue. Cycles are of the busiest core; ``None`` stands for a size that is not known.
 
-    ``bound`` says what sets the time: the cube, the vector unit, or the memory.
+    ``times_us`` are those of each unit, in case it were alone; ``bound`` names the one that sets the time. ``work`` is
+    what a layer gives the cube. ``weight_bytes`` are the part of ``bytes`` that no batch changes.
     """
 
     layer: str
@@ -56,15 +69,28 @@ class OpCost:
     bytes: int | None
     time_us: float | None
     bound: Bound | None
+    times_us: Mapping[Bound, float] | None = None
+    work: CubeWork | None = None
+    weight_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The costs of a graph for one sample. ``total_us`` is ``None`` as soon as the time of one op is."""
+    """The costs of a graph for one batch. ``total_us`` is ``None`` as soon as the time of one op is."""
 
     target: str
     ops: tuple[OpCost, ...]
     total_us: float | None
+    batch: int = 1
+
+    @property
+    def bound_us(self) -> dict[Bound, float]:
+        """Microseconds of the ops that each unit sets the time of, the largest first."""
+        found: dict[Bound, float] = {"cube": 0.0, "vector": 0.0, "memory": 0.0}
+        for op in self.ops:
+            if op.bound is not None and op.time_us is not None:
+                found[op.bound] += op.time_us
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     @property
     def layers_us(self) -> dict[str, float | None]:
@@ -76,45 +102,66 @@ class Estimate:
         return found
 
 
-def estimate(graph: Graph, profile: Profile) -> Estimate:
+def estimate(graph: Graph, profile: Profile, *, batch: int = 1) -> Estimate:
     """The cost on ``profile`` of a lowered graph, or of a float graph run in float16.
 
-    A first axis of an input that is no number counts as a batch of 1. Floating-point values count two bytes, as the
-    compiler converts them at the interface. Give a float graph after ``fold-batch-norm`` and ``fuse-activation``: the
-    target's compiler folds those too. Raises :class:`UnsupportedError` for a profile without published figures.
+    A first axis of an input that is no number counts as ``batch``; see :func:`with_batch`. Floating-point values count
+    two bytes, as the compiler converts them at the interface. Give a float graph after ``fold-batch-norm`` and
+    ``fuse-activation``: the target's compiler folds those too. Raises :class:`UnsupportedError` for a profile without
+    published figures.
     """
     if not profile.has_cost_figures:
         raise UnsupportedError(
             f"no time estimate for {profile.name}: its cores, clock and bandwidth are not published",
             remedy="estimate for another target",
         )
-    graph = one_sample(graph)
-    groups = _groups(graph)
-    accumulators = {op.results[0] for op, epilogues in groups.items() if epilogues}
+    graph = with_batch(graph, batch)
+    groups = grouped(graph, profile)
+    accumulators = {v for op, epilogues in groups.items() for v in kept_inside(op, epilogues)}
     costs = tuple(_op_cost(op, epilogues, accumulators, profile) for op, epilogues in groups.items())
     times = [c.time_us for c in costs]
-    return Estimate(profile.name, costs, None if None in times else math.fsum(t for t in times if t is not None))
+    return Estimate(profile.name, costs, None if None in times else math.fsum(t for t in times if t is not None),
+                    batch)  # fmt: skip
 
 
 def one_sample(graph: Graph) -> Graph:
     """The graph for a batch of 1 where first axes of inputs are no numbers; unchanged where types do not follow."""
-    single: dict[Value, Value] = {}
+    return with_batch(graph, 1)
+
+
+def with_batch(graph: Graph, batch: int) -> Graph:
+    """The graph for ``batch`` samples where first axes of inputs are no numbers.
+
+    For a batch of 1 the graph comes back as it is where types do not follow (a carried op that ONNX cannot infer anew).
+    Raises :class:`UnsupportedError` for another batch where they do not, and where the model itself fixes one.
+    """
+    chosen: dict[Value, Value] = {}
     for value in graph.inputs:
         shape = value.type.shape
         if shape and not isinstance(shape[0], int):
-            single[value] = GraphInput(value.name, TensorType((1, *shape[1:]), value.type.elem), value.default)
-    if not single:
+            chosen[value] = GraphInput(value.name, TensorType((batch, *shape[1:]), value.type.elem), value.default)
+        elif shape and value.default is None and batch != 1 and shape[0] != batch:
+            raise UnsupportedError(f"the model takes batches of {shape[0]} only, not of {batch}", where=value.name,
+                                   remedy="leave the batch out, or export a model with a free first axis")  # fmt: skip
+    if not chosen:
         return graph
-    inputs = tuple(i for v in graph.inputs if isinstance(i := single.get(v, v), GraphInput))
+    inputs = tuple(i for v in graph.inputs if isinstance(i := chosen.get(v, v), GraphInput))
     try:
-        outputs = substitute(graph, single).outputs
-    except AmctcError:  # a carried op that ONNX cannot infer anew: sizes stay unknown
-        return graph
+        outputs = substitute(graph, chosen).outputs
+    except AmctcError as error:
+        if batch == 1:
+            return graph
+        raise UnsupportedError(f"the model's sizes do not follow a batch of {batch}: {error}",
+                               remedy="estimate for one sample") from error  # fmt: skip
     return Graph(inputs, outputs, graph.output_names, graph.name, graph.metadata)
 
 
-def _groups(graph: Graph) -> dict[Op, tuple[Op, ...]]:
-    """Every op that costs something, with the epilogues charged to it if they alone read its accumulator."""
+def grouped(graph: Graph, profile: Profile) -> dict[Op, tuple[Op, ...]]:
+    """Every op that costs something, with what is charged to it.
+
+    That is: the epilogues if they alone read its accumulator; where a vector unit dequantizes, also the activation and
+    the quantizer that follow in its buffer.
+    """
     readers = uses(graph)
     groups: dict[Op, tuple[Op, ...]] = {}
     charged: set[Op] = set()
@@ -126,18 +173,52 @@ def _groups(graph: Graph) -> dict[Op, tuple[Op, ...]]:
             read_by = [u.op for u in readers.get(op.results[0], ())]
             epilogues = [o for o in read_by if o is not None and isinstance(o.kind, ascend.Dequant | ascend.Requant)]
             if len(epilogues) == len(read_by):
+                if len(epilogues) == 1 and profile.epilogue != "fixpipe":
+                    epilogues += _quantized_after(epilogues[0], readers)
                 groups[op] = tuple(epilogues)
                 charged.update(epilogues)
     return groups
 
 
+def _quantized_after(op: Op, readers: Mapping[Value, Sequence[Use]]) -> list[Op]:
+    """The quantizer that alone reads the result of ``op``, with the activation between them."""
+    chain: list[Op] = []
+    while True:
+        read_by = readers.get(op.results[0], ())
+        after = read_by[0].op if len(read_by) == 1 else None
+        if after is None or not isinstance(after.kind, ascend.Quant | nn.Relu | nn.LeakyRelu | nn.Clip):
+            return []
+        chain.append(after)
+        if isinstance(after.kind, ascend.Quant):
+            return chain
+        op = after
+
+
+def kept_inside(op: Op, epilogues: tuple[Op, ...]) -> set[Value]:
+    """What one op of a group hands to the next without going through memory."""
+    read = {o for epilogue in epilogues for o in epilogue.operands}
+    return {r for each in (op, *epilogues) for r in each.results if r in read}
+
+
 def _op_cost(op: Op, epilogues: tuple[Op, ...], accumulators: Set[Value], profile: Profile) -> OpCost:
-    cube = cube_cycles(op, profile) if is_layer(op) else 0
+    assert profile.cube_cores is not None
+    layer = is_layer(op)
+    work = cube_work(op, profile) if layer else None
+    cube = 0 if not layer else None if work is None else work.cycles(profile.cube_cores)
     on_vector = () if profile.epilogue == "fixpipe" else epilogues
-    vector = vector_cycles(on_vector if is_layer(op) else (op,), profile)
+    vector = vector_cycles(on_vector if layer else (op,), profile)
     moved = _bytes((op, *epilogues), accumulators)
-    time, bound = _time(cube, vector, moved, profile)
-    return OpCost(layer_name(op), op.kind.op_name, layer_macs(op), cube, vector, moved, time, bound)
+    times = _times(cube, vector, moved, profile)
+    bound, time = (None, None) if times is None else max(times.items(), key=lambda entry: entry[1])
+    constants = {o for each in (op, *epilogues) for o in each.operands if o is not None and is_constant(o)}
+    weights = sum(value_bytes(o.type) or 0 for o in constants)
+    return OpCost(layer_name(op), op.kind.op_name, layer_macs(op), cube, vector, moved, time, bound, times, work,
+                  weights)  # fmt: skip
+
+
+def is_constant(value: Value) -> bool:
+    """Whether a value is a constant."""
+    return value.producer is not None and isinstance(value.producer.kind, Constant)
 
 
 def _bytes(ops: tuple[Op, ...], accumulators: Set[Value]) -> int | None:
@@ -147,18 +228,14 @@ def _bytes(ops: tuple[Op, ...], accumulators: Set[Value]) -> int | None:
     return None if None in sizes else sum(s for s in sizes if s is not None)
 
 
-def _time(
-    cube: int | None, vector: int | None, moved: int | None, profile: Profile
-) -> tuple[float | None, Bound | None]:
-    """Microseconds, and what sets them; of equals the unit before the memory."""
+def _times(cube: int | None, vector: int | None, moved: int | None, profile: Profile) -> Mapping[Bound, float] | None:
+    """Microseconds of each unit; of equals the unit before the memory sets the time."""
     assert profile.frequency_mhz is not None
     assert profile.ddr_bandwidth is not None
     if cube is None or vector is None or moved is None:
-        return None, None
-    times: Mapping[Bound, float] = {
+        return None
+    return {
         "cube": cube / profile.frequency_mhz,
         "vector": vector / profile.frequency_mhz,
         "memory": moved / profile.ddr_bandwidth * 1e6,
     }
-    bound = max(times, key=lambda unit: times[unit])
-    return times[bound], bound

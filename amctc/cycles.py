@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from amctc.ir import Op
 from amctc.ops import ascend, nn
@@ -43,15 +44,45 @@ def layer_macs(op: Op) -> int | None:
     return _product(_elements(op.results[0].type), _summed(op))
 
 
+@dataclass(frozen=True)
+class CubeWork:
+    """What a layer gives the cube: ``tiles`` of output that can be dealt out to cores, ``steps`` cycles for each.
+
+    ``inner`` and ``outer`` channels of a group are counted in blocks; ``padding`` is the share of the blocks' products
+    that are with padding: 1 − Cin·Cout / (padded Cin · padded Cout).
+    """
+
+    tiles: int
+    steps: int
+    inner: int
+    outer: int
+    groups: int
+    padding: float
+
+    def cycles(self, cores: int) -> int:
+        """Cycles of the core that gets the most tiles."""
+        return ceil_div(self.tiles, cores) * self.steps
+
+    def share_of_cores(self, cores: int) -> float:
+        """How much of the cores' time is spent on tiles: less than 1 where they do not divide evenly."""
+        return self.tiles / (ceil_div(self.tiles, cores) * cores) if self.tiles else 1.0
+
+
+def cube_work(op: Op, profile: Profile) -> CubeWork | None:
+    """The cube's share of a layer; ``None`` for unknown sizes."""
+    storage = "i8" if isinstance(op.kind, ascend.Conv | ascend.MatMul) else "f16"
+    return (
+        _convolution(op, profile.c0[storage])
+        if isinstance(op.kind, Convolution)
+        else _matrix(op, profile.tile[storage])
+    )
+
+
 def cube_cycles(op: Op, profile: Profile) -> int | None:
     """Cycles of the cube core that gets the most output tiles of a layer; ``None`` for unknown sizes."""
     assert profile.cube_cores is not None
-    storage = "i8" if isinstance(op.kind, ascend.Conv | ascend.MatMul) else "f16"
-    if isinstance(op.kind, Convolution):
-        work = _convolution(op, profile.c0[storage])
-    else:
-        work = _matrix(op, profile.tile[storage])
-    return None if work is None else ceil_div(work[0], profile.cube_cores) * work[1]
+    work = cube_work(op, profile)
+    return None if work is None else work.cycles(profile.cube_cores)
 
 
 def vector_cycles(ops: Sequence[Op], profile: Profile) -> int | None:
@@ -80,8 +111,8 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _convolution(op: Op, c0: int) -> tuple[int, int] | None:
-    """(output tiles, cycles per tile): ceil(Ho·Wo/16)·N1·batch and K1, for every group of channels the cube works on.
+def _convolution(op: Op, c0: int) -> CubeWork | None:
+    """ceil(Ho·Wo/16)·N1·batch tiles of K1 steps, for every group of channels the cube works on.
 
     Groups narrower than a block are merged, as the vendor's ``CalculateGroup`` does, into one with zeros off the
     diagonal. A transposed convolution multiplies every input position by all of the kernel, which counts as N [I].
@@ -98,30 +129,35 @@ def _convolution(op: Op, c0: int) -> tuple[int, int] | None:
         return None
     inner, outer = (first // groups, second) if transposed else (second, first // groups)
     if not inner or not outer:
-        return 0, 0
+        return CubeWork(0, 0, inner, outer, groups, 0.0)
     merged = min(math.lcm(math.lcm(inner, c0) // inner, math.lcm(outer, CUBE_SIDE) // outer), groups)
     k1, n1 = ceil_div(merged * inner, c0), ceil_div(merged * outer, CUBE_SIDE)
-    tiles = ceil_div(positions, CUBE_SIDE) * n1 * batch * ceil_div(groups, merged)
-    return (tiles * kernel, k1) if transposed else (tiles, k1 * kernel)
+    passes = ceil_div(groups, merged)
+    tiles = ceil_div(positions, CUBE_SIDE) * n1 * batch * passes
+    padding = 1 - groups * inner * outer / (passes * k1 * c0 * n1 * CUBE_SIDE)
+    tiles, steps = (tiles * kernel, k1) if transposed else (tiles, k1 * kernel)
+    return CubeWork(tiles, steps, inner, outer, groups, padding)
 
 
-def _matrix(op: Op, tile: tuple[int, int, int]) -> tuple[int, int] | None:
-    """(output tiles, cycles per tile): m1·n1·batch and k1. All rows share a constant matrix, so they count as one M."""
+def _matrix(op: Op, tile: tuple[int, int, int]) -> CubeWork | None:
+    """m1·n1·batch tiles of k1 steps. All rows share a constant matrix, so they count as one M."""
     _, w = _operand_types(op)
     result = op.results[0].type
     inner, outputs = _summed(op), _elements(result)
     columns = 1 if w.rank == 1 else result.dims[-1]
     if inner is None or outputs is None or not isinstance(columns, int):
         return None
-    if not outputs:
-        return 0, 0
+    if not outputs or not inner:
+        return CubeWork(0, 0, inner, columns, 1, 0.0)
     rows = outputs // columns
     per_matrix = rows
     if w.rank > 2:  # every product of a batch has a matrix of its own
         x, _ = _operand_types(op)
         per_matrix = 1 if x.rank == 1 else rows // math.prod(d for d in result.dims[:-2] if isinstance(d, int))
     tiles = rows // per_matrix * ceil_div(per_matrix, tile[0]) * ceil_div(columns, tile[2])
-    return tiles, ceil_div(inner, tile[1])
+    k1 = ceil_div(inner, tile[1])
+    padding = 1 - inner * columns / (k1 * tile[1] * ceil_div(columns, tile[2]) * tile[2])
+    return CubeWork(tiles, k1, inner, columns, 1, padding)
 
 
 def _operand_types(op: Op) -> tuple[TensorType, TensorType]:

@@ -59,6 +59,21 @@ def _positive(op: Op) -> Op:
     return Op(kind, op.operands, tuple(r.type for r in op.results), (None,), op.origins)
 
 
+def _moved(factory: KernelFactory) -> KernelFactory:
+    """Ops that choose elements or turn their sign: the size of the result, by indices and conditions as they are."""
+
+    def bind(op: Op, constants: Sequence[Array | None]) -> Kernel:
+        kernel = factory(op, constants)
+
+        def run(*arrays: Array) -> Array | tuple[Array, ...]:
+            chosen = kernel(*arrays)
+            return tuple(map(np.abs, chosen)) if isinstance(chosen, tuple) else np.abs(chosen)
+
+        return run
+
+    return bind
+
+
 def _pass_through(op: Op, constants: Sequence[Array | None]) -> Kernel:
     slope = max(1.0, abs(getattr(op.kind, "alpha", 1.0)))
     return lambda x: np.abs(x) * slope
@@ -76,9 +91,77 @@ def _batch_norm(op: Op, constants: Sequence[Array | None]) -> Kernel:
     return run
 
 
+def _normalised(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """Normalisation by statistics of the data: the deviation that is divided by may be as small as √eps."""
+    k = op.kind
+    assert isinstance(k, nn.LayerNorm | nn.InstanceNorm | nn.GroupNorm)
+
+    def run(x: Array, scale: Array, bias: Array | None = None) -> Array:
+        per_channel = () if isinstance(k, nn.LayerNorm) else (1,) * (x.ndim - 2)
+        first = k.axis % x.ndim if isinstance(k, nn.LayerNorm) else 1 if isinstance(k, nn.GroupNorm) else 2
+        axes = tuple(range(first, x.ndim))
+        terms = (np.abs(x) + np.abs(x).max(axis=axes, keepdims=True, initial=0.0)) / np.sqrt(k.eps)
+        sized = [np.abs(p).reshape(*p.shape, *per_channel) for p in (scale, bias) if p is not None]
+        return np.asarray(terms * sized[0] + (sized[1] if len(sized) > 1 else 0.0))
+
+    return run
+
+
 def _bounded(op: Op, constants: Sequence[Array | None]) -> Kernel:
-    """Sigmoid, tanh, softmax: at most 1, and their slopes are at most 1."""
-    return lambda x: np.abs(x) + 1.0
+    """Sigmoid, tanh, softmax, erf: at most 1, and their slopes are at most 2/√π."""
+    return lambda x: np.abs(x) * 1.2 + 1.0
+
+
+def _gated(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """x times a gate in [0, 1]: slopes of at most 1.5 (hard swish), terms not larger than x."""
+    return lambda x: np.abs(x) * 1.5
+
+
+def _hard_sigmoid(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    kind = op.kind
+    assert isinstance(kind, nn.HardSigmoid)
+    return lambda x: np.abs(x) * abs(kind.alpha) + abs(kind.beta)
+
+
+def _elu(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """exp(x) - 1 has terms of 1."""
+    kind = op.kind
+    assert isinstance(kind, nn.Elu)
+    return lambda x: max(1.0, abs(kind.alpha)) * (np.abs(x) + 1.0)
+
+
+def _power(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """Relative errors are multiplied by the exponent; below 1 it is taken that x is no sum that cancels."""
+    kind = op.kind
+    assert isinstance(kind, nn.Pow)
+    return lambda x: np.asarray(max(1.0, abs(kind.exponent)) * np.abs(x) ** kind.exponent)
+
+
+def _exp(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """An absolute error of x is a relative one of exp(x)."""
+    return lambda x: np.asarray(np.exp(np.abs(x)) * (1.0 + np.abs(x)))
+
+
+def _log_softmax(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """x less the largest x and the logarithm of a sum of at most as many ones as there are elements."""
+    kind = op.kind
+    assert isinstance(kind, nn.LogSoftmax)
+
+    def run(x: Array) -> Array:
+        largest = np.abs(x).max(axis=kind.axis, keepdims=True, initial=0.0)
+        return np.asarray(np.abs(x) + largest + np.log(max(x.shape[kind.axis], 1)) + 1.0)
+
+    return run
+
+
+def _larger(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    """One of the last two operands is chosen; which one may depend on an error."""
+
+    def run(*arrays: Array) -> Array:
+        sizes = np.maximum(np.abs(arrays[-2]), np.abs(arrays[-1]))
+        return np.broadcast_to(sizes, np.broadcast_shapes(*(a.shape for a in arrays)))
+
+    return run
 
 
 def _quotient(a: Array, b: Array) -> Array:
@@ -91,18 +174,30 @@ def _discontinuous(op: Op, constants: Sequence[Array | None]) -> Kernel:
 
 _ABSOLUTE: tuple[type[OpKind], ...] = (
     nn.Conv, nn.ConvTranspose, nn.Gemm, nn.MatMul, nn.Add, nn.Mul, nn.MaxPool, nn.AveragePool, nn.GlobalAveragePool,
-    nn.Concat, nn.Flatten, nn.Reshape, nn.Transpose, nn.Identity, nn.Cast, quant.Observe,
+    nn.Concat, nn.Flatten, nn.Reshape, nn.Transpose, nn.Identity, nn.Cast, quant.Observe, nn.GlobalMaxPool,
+    nn.ReduceMean, nn.ReduceSum, nn.ReduceMax, nn.Abs, nn.Reciprocal, nn.Sqrt,
+)  # fmt: skip
+
+_MOVED: tuple[type[OpKind], ...] = (
+    nn.Split, nn.Slice, nn.Gather, nn.Pad, nn.Squeeze, nn.Unsqueeze, nn.Expand, nn.Resize, nn.Neg,
 )  # fmt: skip
 
 _add: Callable[[Array, Array], Array] = lambda a, b: np.asarray(np.abs(a) + np.abs(b))  # noqa: E731
+_prelu: Callable[[Array, Array], Array] = lambda x, slope: np.abs(x) * np.maximum(1.0, np.abs(slope))  # noqa: E731
 
 MAGNITUDE: KernelTable = {
     **{kind: _absolute(FLOAT[kind]) for kind in _ABSOLUTE},
-    nn.Relu: _pass_through, nn.LeakyRelu: _pass_through, nn.Clip: _pass_through,
+    **{kind: _moved(FLOAT[kind]) for kind in _MOVED},
+    **dict.fromkeys((nn.Relu, nn.LeakyRelu, nn.Clip), _pass_through),
+    **dict.fromkeys((nn.Sigmoid, nn.Tanh, nn.Softmax, nn.Erf), _bounded),
+    **dict.fromkeys((nn.HardSwish, nn.Gelu, nn.Silu, nn.Mish), _gated),
+    **dict.fromkeys((nn.Where, nn.Min, nn.Max), _larger),
+    **dict.fromkeys((nn.LayerNorm, nn.InstanceNorm, nn.GroupNorm), _normalised),
     nn.Sub: lambda op, constants: _add,
     nn.Div: lambda op, constants: _quotient,
-    nn.BatchNorm: _batch_norm,
-    nn.Sigmoid: _bounded, nn.Tanh: _bounded, nn.Softmax: _bounded,
+    nn.PRelu: lambda op, constants: _prelu,
+    nn.BatchNorm: _batch_norm, nn.HardSigmoid: _hard_sigmoid, nn.Elu: _elu, nn.Pow: _power, nn.Exp: _exp,
+    nn.LogSoftmax: _log_softmax,
     quant.Quantize: _discontinuous, quant.Dequantize: _discontinuous,
 }  # fmt: skip
 """How each op kind carries error; evaluated on absolute values in float64."""

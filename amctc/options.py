@@ -28,7 +28,7 @@ def _convert(hint: Any, value: Any) -> Any:
         if value in arguments:
             return value
     elif origin is tuple:
-        items = value if isinstance(value, tuple) else (value,)
+        items = value if isinstance(value, tuple | list) else (value,)  # Python and TOML give lists
         return tuple(_convert(arguments[0], v) for v in items)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

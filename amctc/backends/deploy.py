@@ -16,7 +16,7 @@ from amctc.errors import UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, constant_data, layer_name
 from amctc.numerics.int4 import pack_int4
 from amctc.onnx_bridge import export_model
-from amctc.onnx_bridge.deploy_form import ANTI_QUANT, DEQUANT, FLOAT_CODES, QUANT, STORAGE, moves
+from amctc.onnx_bridge.deploy_form import ANTI_QUANT, DEQUANT, FLOAT_CODES, QUANT, STORAGE, data_operands, moves
 from amctc.onnx_bridge.emitters import STANDARD
 from amctc.onnx_bridge.exporter import Emitter, Writer, emit_constant
 from amctc.onnx_bridge.tensors import tensor_proto
@@ -156,11 +156,11 @@ def _first_layers(graph: Graph) -> dict[Value, str]:
     for index, op in reversed(list(enumerate(graph.ops))):
         if isinstance(op.kind, ascend.Conv | ascend.MatMul):
             reader = (index, layer_name(op))
-        elif moves(op) and op.results[0] in found:
-            reader = found[op.results[0]]
+        elif moves(op) and any(r in found for r in op.results):
+            reader = min(found[r] for r in op.results if r in found)
         else:
             continue
-        for operand in op.operands[:1] if not moves(op) else op.operands:
+        for operand in data_operands(op) if moves(op) else op.operands[:1]:
             if operand is not None:
                 found[operand] = min(reader, found.get(operand, reader))
     return {value: name for value, (_, name) in found.items()}

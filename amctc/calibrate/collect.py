@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from amctc.errors import AmctcError, UsageError
+from amctc.errors import AmctcError, InputError, UsageError
 from amctc.ir import Graph, GraphInput, Value
 from amctc.numerics.histogram import Histogram
 from amctc.onnx_bridge.runtime import FloatSession
@@ -32,9 +32,11 @@ def collect_histograms(
     total = len(batches) if hasattr(batches, "__len__") else 0  # type: ignore[arg-type]
     seen = 0
     for feeds in batches:
+        if missing := [i.name for i in graph.inputs if i.default is None and i.name not in feeds]:
+            raise InputError(f"the samples have no input {missing[0]!r}", remedy=f"they have {', '.join(feeds)}")
         arrays = session.run_values(feeds) if computed else {}
         for value in histograms:
-            array = feeds[value.name] if isinstance(value, GraphInput) else arrays[value]
+            array = _fed(value, feeds) if isinstance(value, GraphInput) else arrays[value]
             try:
                 histograms[value] = histograms[value].updated(array)
             except AmctcError as error:
@@ -44,3 +46,9 @@ def collect_histograms(
     if not seen:
         raise UsageError("there are no calibration samples", remedy="give at least one batch of samples")
     return [histograms[v] for v in values]
+
+
+def _fed(value: GraphInput, feeds: Mapping[str, Array]) -> Array:
+    if value.name not in feeds and value.default is not None:
+        return value.default.read()
+    return feeds[value.name]

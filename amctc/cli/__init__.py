@@ -10,6 +10,7 @@ import click
 from amctc import __version__
 from amctc.cli.compress import compress
 from amctc.cli.demo import demo
+from amctc.cli.estimate import estimate
 from amctc.cli.evaluate import evaluate
 from amctc.cli.inspect import inspect
 from amctc.cli.passes import passes
@@ -33,7 +34,7 @@ def amctc(context: click.Context) -> None:
 
 
 amctc.add_section("Start here", demo)
-amctc.add_section("Compress a model, measure the result", compress, evaluate)
+amctc.add_section("Compress a model, measure the result", compress, evaluate, estimate)
 amctc.add_section("Look inside", inspect, passes, targets)
 amctc.add_section("Compose a pipeline of your own", run)
 

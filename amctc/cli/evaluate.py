@@ -13,12 +13,12 @@ from amctc.cli.options import data_options, target_option
 from amctc.cli.program import Command
 from amctc.cli.progress import progress_bar
 from amctc.errors import InputError, UsageError, printable
-from amctc.report.terminal import make_console, print_evaluations
+from amctc.report.terminal import make_console, print_evaluations, print_variants
 
 if TYPE_CHECKING:
     from amctc.calibrate.samples import Samples
     from amctc.pipeline import Progress
-    from amctc.report.model import Evaluation
+    from amctc.report.model import Evaluation, VariantResult
     from amctc.session import Session
 
 MAX_REPORT = 1 << 28
@@ -31,6 +31,7 @@ MAX_REPORT = 1 << 28
         "amctc eval out --data images --preprocess imagenet --skip-first 100",
         "amctc eval out/model_deploy.onnx -d test.npz -p unit --reference model.onnx",
         "amctc eval model.onnx -d images -p imagenet --labels classes.csv",
+        "amctc eval out -d images --skip-first 100 -n 64 --variants",
     ),
 )
 @click.argument("model")
@@ -41,20 +42,24 @@ MAX_REPORT = 1 << 28
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples.")
 @target_option("The chip, for a deploy model that does not name it, or to try another.")
 @click.option("--no-fusion", is_flag=True, help="Without the fusions that the chip's compiler makes.")
+@click.option("--variants", is_flag=True,
+              help="Run again with each uncertain rule of the chip's arithmetic read differently.")  # fmt: skip
 def evaluate(
     model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int | None, reference: str | None,
     skip_first: int, limit: int | None, target: str | None, no_fusion: bool,
+    variants: bool,
 ) -> None:  # fmt: skip
     """Print the accuracy of a model and how far it is from the float model.
 
     MODEL is an ONNX file or the output folder of `amctc compress`: then its deploy model is run as the chip would,
     beside the float model it came from, on samples preprocessed as the calibration samples were.
     """
-    from amctc.api import open_samples_for
+    from amctc.api import evaluate_variants, open_samples_for
     from amctc.session import Session
 
     path, recorded = located(model)
-    session = Session(path, target=target, fusion=False if no_fusion else None)
+    fusion = False if no_fusion else None
+    session = Session(path, target=target, fusion=fusion)
     reference = reference or recorded.reference
     other = Session(reference) if reference else None
     stop = None if limit is None else skip_first + limit
@@ -73,9 +78,18 @@ def evaluate(
     if other is None and samples.labels is None:
         raise UsageError("nothing to measure with: no labels and no float model",
                          remedy="give --labels, or --reference FLOAT.onnx")  # fmt: skip
+    if variants and session.kind != "deploy":
+        raise UsageError(f"a {session.kind} model has no variants", where=path, remedy="name a deploy model")
+    others: tuple[VariantResult, ...] = ()
     with progress_bar() as progress:
         rows = scores(session, other, samples, progress)
-    print_evaluations(rows, make_console(sys.stdout))
+        if variants:
+            others = evaluate_variants(path, samples, other, target=target, fusion=fusion, progress=progress)
+    console = make_console(sys.stdout)
+    print_evaluations(rows, console)
+    if variants:
+        console.print()
+        print_variants(others, console)
     for layer, count in session.overflows.items():
         click.echo(f"{printable(layer)}: {count} accumulators outside int32, saturated (N7)")
     if samples.dropped:

@@ -19,7 +19,7 @@ from amctc.ir import Graph, Op, Value, apply, const, constant_data, union_origin
 from amctc.numerics.int4 import unpack_int4
 from amctc.onnx_bridge import import_model
 from amctc.onnx_bridge.converters import Converted, Converter, NodeView, kernel_sizes, max_pool, sliding_window
-from amctc.onnx_bridge.deploy_form import moves
+from amctc.onnx_bridge.deploy_form import data_operands, moves
 from amctc.onnx_bridge.tensors import ExternalFile
 from amctc.ops import ascend
 from amctc.types import I4, I8, I16, I32, Dim
@@ -96,7 +96,7 @@ class _DeployForm:
             if value in self._quantizers:
                 stack.pop()
             elif op is not None and moves(op):
-                operands = [o for o in op.operands if o is not None]
+                operands = [o for o in data_operands(op) if o is not None]
                 missing = [o for o in operands if o not in self._quantizers]
                 stack.extend(missing)
                 if not missing:

@@ -1,8 +1,12 @@
-"""The target's kernel table: integer ops by the rules of a profile, float islands rounded to float16 (N26)."""
+"""The target's kernel table: integer ops by the rules of a profile, float islands rounded to float16 (N26).
+
+Which choices of a profile are honoured here, which by the passes that lower for it, and which nothing simulates yet,
+is listed in docs/numerics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,10 +14,12 @@ from amctc.errors import UnsupportedError
 from amctc.interp import Kernel, KernelFactory
 from amctc.ir import Op, layer_name
 from amctc.kernels import integer_epilogue as epilogue
+from amctc.kernels.accumulator_shift import shift_of_field
 from amctc.kernels.integer_linear import Accumulator, prepare_conv, prepare_gemm
 from amctc.kernels.tables import FLOAT, QUANT
+from amctc.kernels.vector_epilogue import dequantize_f16, split_dequant_scale
 from amctc.numerics.fixed_point import unpack_dequant, unpack_requant
-from amctc.numerics.rounding import truncate_multiplier
+from amctc.numerics.rounding import MAX_FLOAT16, truncate_multiplier
 from amctc.ops import ascend, nn
 from amctc.schema import OpKind
 from amctc.targets import Profile
@@ -26,20 +32,16 @@ OverflowListener = Callable[[str, int], None]
 def ascend_table(profile: Profile, on_overflow: OverflowListener | None = None) -> dict[type[OpKind], KernelFactory]:
     """Kernels that compute what ``profile``'s chip computes.
 
-    Accumulators outside int32 are saturated and reported to ``on_overflow``. Raises :class:`UnsupportedError` for a
-    profile whose epilogue is not simulated yet.
+    Accumulators outside int32 are brought back as the profile says and reported to ``on_overflow``.
     """
-    if profile.epilogue == "f16_vector":
-        raise UnsupportedError(
-            f"the float16 vector epilogue of {profile.name} (N15) is not simulated yet",
-            remedy="choose a target with a fixpipe or vdeq_cast epilogue: `amctc targets`",
-        )
-    return {**FLOAT, **QUANT, **_Kernels(profile, on_overflow).table()}
+    saturating = _saturating(FLOAT) if profile.island_overflow == "saturate" else {}
+    return {**FLOAT, **QUANT, **saturating, **_Kernels(profile, on_overflow).table()}
 
 
 class _Kernels:
     def __init__(self, profile: Profile, on_overflow: OverflowListener | None) -> None:
         self._profile, self._on_overflow = profile, on_overflow
+        self._wrap = profile.accumulate_overflow == "wrap"
 
     def table(self) -> dict[type[OpKind], KernelFactory]:
         return {
@@ -51,12 +53,16 @@ class _Kernels:
     def _quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.Quant)
-        if self._profile.quant_mode == "fp16":
-            scale, sqrt_mode = epilogue.split_fp16_scale(kind.scale)
+        profile, scale, sqrt_mode = self._profile, kind.scale, kind.sqrt_mode
+        if profile.quant_mode == "fp16":
+            if not sqrt_mode:  # else the file has split the scale already
+                scale, sqrt_mode = epilogue.split_fp16_scale(scale)
             return lambda x: epilogue.quantize_fp16(
-                x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode or kind.sqrt_mode
+                x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode, overflow=profile.island_overflow
             )
-        return lambda x: epilogue.quantize_fp32(x, kind.scale, kind.offset, bits=kind.to.bits, sqrt_mode=kind.sqrt_mode)
+        if sqrt_mode and profile.sqrt_mode_squares:  # the host multiplies, in float32 (N2)
+            scale, sqrt_mode = float(np.float32(scale) * np.float32(scale)), False
+        return lambda x: epilogue.quantize_fp32(x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode)
 
     def _watched(self, accumulator: Accumulator, layer: str) -> Callable[[Array], Array]:
         """The accumulator itself where overflow is impossible, else one that reports every call that overflowed."""
@@ -79,7 +85,7 @@ class _Kernels:
         weight, bias = _weights(op, constants)
         accumulator = prepare_conv(
             weight, bias, strides=kind.strides, pads=kind.pads, dilations=kind.dilations, group=kind.group,
-            offset_x=kind.offset_x,
+            offset_x=kind.offset_x, wrap=self._wrap,
         )  # fmt: skip
         return _first(self._watched(accumulator, layer_name(op)))
 
@@ -87,7 +93,7 @@ class _Kernels:
         kind = op.kind
         assert isinstance(kind, ascend.MatMul)
         weight, bias = _weights(op, constants)
-        accumulator = prepare_gemm(weight.T if kind.trans_b else weight, bias, offset_x=kind.offset_x)
+        accumulator = prepare_gemm(weight.T if kind.trans_b else weight, bias, offset_x=kind.offset_x, wrap=self._wrap)
         return _first(self._watched(accumulator, layer_name(op)))
 
     def _dequant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -96,35 +102,47 @@ class _Kernels:
         parameter = _constant(op, constants, 1, "the dequantization scale")
         scale, shift = parameter, np.zeros(1, np.int64)
         if parameter.dtype == np.uint64:
-            scale, shift, _ = unpack_dequant(parameter)
-        profile = self._profile
-        if profile.dequant_multiplier == "full":
-            return _first(
-                lambda acc: epilogue.dequantize_full_scale(acc, scale, channel_axis=kind.axis, relu=kind.relu)
-            )
+            scale, field, _ = unpack_dequant(parameter)
+            shift = self._shift(field)
+        run = self._dequantize(kind, scale, shift)
+        return _first(run if kind.to == F16 else lambda acc: run(acc).astype(kind.to.dtype))
 
-        def run(acc: Array) -> Array:
-            y = epilogue.dequantize_fixpipe(
-                acc, scale, channel_axis=kind.axis, relu=kind.relu, overflow=profile.dequant_overflow, shift=shift,
-                round_multiplier=profile.dequant_multiplier == "round",
+    def _dequantize(self, kind: ascend.Dequant, scale: Array, shift: Array) -> Callable[[Array], Array]:
+        """int32 to float16 by the chip's epilogue: N15 on its vector unit, else N12 with the multiplier's form."""
+        profile, axis, relu, overflow = self._profile, kind.axis, kind.relu, self._profile.dequant_overflow
+        if profile.epilogue == "f16_vector":
+            guard = profile.dequant_guard == "shift17"
+            scale, sqrt_mode = split_dequant_scale(scale)
+            return lambda acc: dequantize_f16(
+                acc, scale, channel_axis=axis, relu=relu, guard=guard, sqrt_mode=sqrt_mode, overflow=overflow,
+                shift=shift,
             )  # fmt: skip
-            return y if kind.to == F16 else y.astype(kind.to.dtype)
+        if profile.dequant_multiplier == "full":
+            return lambda acc: epilogue.dequantize_full_scale(
+                acc, scale, channel_axis=axis, relu=relu, overflow=overflow, shift=shift
+            )
+        return lambda acc: epilogue.dequantize_fixpipe(
+            acc, scale, channel_axis=axis, relu=relu, overflow=overflow, shift=shift,
+            round_multiplier=profile.dequant_multiplier == "round",
+        )  # fmt: skip
 
-        return _first(run)
+    def _shift(self, field: Array) -> Array:
+        return shift_of_field(field, plus_one=self._profile.shift_field == "n_plus_1")
 
     def _requant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.Requant)
         parameter = _constant(op, constants, 1, "the requantization scale")
-        offset, unsigned = np.asarray(kind.offset), False
+        offset, unsigned, shift = np.asarray(kind.offset), False, np.zeros(1, np.int64)
         multiplier = parameter
         if parameter.dtype == np.uint64:
-            multiplier, offset, signed, _ = unpack_requant(parameter)
-            unsigned = not bool(signed.all())
+            multiplier, offset, signed, field = unpack_requant(parameter)
+            unsigned, shift = not bool(signed.all()), self._shift(field)
         multiplier = truncate_multiplier(multiplier)
         negative = None if kind.slope == 1.0 else truncate_multiplier(np.float32(kind.slope) * multiplier)
         return _first(lambda acc: epilogue.requantize_fixpipe(
-            acc, multiplier, offset, negative_multiplier=negative, unsigned=unsigned, channel_axis=kind.axis
+            acc, multiplier, offset, negative_multiplier=negative, unsigned=unsigned, channel_axis=kind.axis,
+            shift=shift,
         ))  # fmt: skip
 
     def _anti_quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -151,6 +169,31 @@ class _Kernels:
         if op.result.type.elem != F16:
             return FLOAT[nn.Add](op, constants)
         return lambda a, b: epilogue.add_float16(a, b, overflow=self._profile.island_overflow)
+
+
+def _saturating(table: Mapping[type[OpKind], KernelFactory]) -> dict[type[OpKind], KernelFactory]:
+    """The float kernels, float16 results of finite operands saturated to ±65504 (N26, island_overflow).
+
+    An infinity that comes in is passed on: masks are made of them. The result of an op is looked at after an activation
+    that is fused into it.
+    """
+
+    def saturated(factory: KernelFactory) -> KernelFactory:
+        def bound(op: Op, constants: Sequence[Array | None]) -> Kernel:
+            kernel, limit = factory(op, constants), np.float16(MAX_FLOAT16)
+
+            def run(*operands: Array | None) -> Array | tuple[Array, ...]:
+                result = kernel(*operands)
+                if isinstance(result, tuple) or result.dtype != np.float16 or not np.isinf(result).any():
+                    return result
+                given = [o for o in operands if o is not None and o.dtype.kind == "f"]
+                return result if any(np.isinf(o).any() for o in given) else np.clip(result, -limit, limit)
+
+            return run
+
+        return bound
+
+    return {kind: saturated(factory) for kind, factory in table.items()}
 
 
 def _first(function: Callable[[Array], Array]) -> Kernel:

@@ -132,35 +132,6 @@ def matmul(a: Array, b: Array) -> Array:
     return np.asarray(np.matmul(np.ascontiguousarray(a), np.ascontiguousarray(b)))
 
 
-@rounds_once
-def batch_norm(x: Array, scale: Array, bias: Array, mean: Array, var: Array, *, epsilon: float = 1e-5) -> Array:
-    """ONNX BatchNormalization, inference form, over axis 1 of x (N, C, …); parameters of shape (C).
-
-    Order: (x − mean) / sqrt(var + epsilon) · scale + bias, each step rounded to the element type.
-    """
-    per_channel = (-1, *(1,) * (x.ndim - 2))
-    scale, bias, mean, var = (p.reshape(per_channel) for p in (scale, bias, mean, var))
-    y = x - mean
-    y /= np.sqrt(var + np.asarray(epsilon, var.dtype))
-    y *= scale
-    y += bias
-    return y
-
-
-@rounds_once
-def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5) -> Array:
-    """ONNX LayerNormalization over the axes from ``axis`` on; scale and bias broadcast to them.
-
-    Order: d = x − mean(x); d / sqrt(mean(d²) + epsilon) · scale + bias.
-    """
-    axis %= x.ndim
-    rows = np.ascontiguousarray(x).reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
-    centred = rows - rows.mean(axis=-1, keepdims=True)
-    spread = np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + np.asarray(epsilon, x.dtype))
-    y = (centred / spread).reshape(x.shape) * scale
-    return np.asarray(y if bias is None else y + bias)
-
-
 def _check_groups(channels: int, expected: int, outputs: int, group: int) -> None:
     if group < 1 or channels != expected or channels % group or outputs % group:
         raise InputError(

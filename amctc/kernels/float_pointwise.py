@@ -1,4 +1,4 @@
-"""Float element-wise operations, activations, softmax, concatenation and padding.
+"""Float element-wise operations, activations, softmax and concatenation.
 
 All compute in the element type given (float16: float32, one rounding at the end, N26). NaN propagates everywhere.
 """
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy import special
 
 from amctc.kernels.float_precision import gapless, rounds_once
-from amctc.kernels.windows import pad_axes
 
 Array = NDArray[Any]
 
@@ -119,6 +118,70 @@ def gelu(x: Array, approximate: bool = False) -> Array:
 
 
 @rounds_once
+def silu(x: Array) -> Array:
+    """X / (1 + e^−x) as x · sigmoid(x)."""
+    return np.asarray(x * sigmoid(x))
+
+
+@rounds_once
+def mish(x: Array) -> Array:
+    """X · tanh(ln(1 + e^x)), the logarithm as max(x, 0) + log1p(e^−|x|)."""
+    x = gapless(x)
+    return np.asarray(x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))))
+
+
+@rounds_once
+def negative(x: Array) -> Array:
+    """−x."""
+    return np.negative(x)
+
+
+@rounds_once
+def absolute(x: Array) -> Array:
+    """|x|."""
+    return np.abs(x)
+
+
+@rounds_once
+def reciprocal(x: Array) -> Array:
+    """1 / x."""
+    return np.asarray(np.true_divide(x.dtype.type(1), x))
+
+
+@rounds_once
+def sqrt(x: Array) -> Array:
+    """The square root; NaN below zero."""
+    return np.sqrt(x)
+
+
+@rounds_once
+def exp(x: Array) -> Array:
+    """E^x."""
+    return np.exp(gapless(x))
+
+
+@rounds_once
+def power(x: Array, exponent: float) -> Array:
+    """X to a constant power; whole powers of 2 and 3 as products, as ONNX Runtime computes them."""
+    if exponent in (2.0, 3.0):
+        square = x * x
+        return np.asarray(square if exponent == 2.0 else square * x)
+    return np.asarray(np.power(gapless(x), x.dtype.type(exponent)))
+
+
+@rounds_once
+def minimum(a: Array, b: Array) -> Array:
+    """The smaller of a and b, broadcast; NaN wins."""
+    return np.minimum(a, b)
+
+
+@rounds_once
+def maximum(a: Array, b: Array) -> Array:
+    """The larger of a and b, broadcast; NaN wins."""
+    return np.maximum(a, b)
+
+
+@rounds_once
 def softmax(x: Array, axis: int = -1) -> Array:
     """e^(x − max) / Σ e^(x − max) along one axis (the rule of ONNX Softmax 13+)."""
     if not x.size:
@@ -145,8 +208,3 @@ def _below_max(x: Array, axis: int) -> Array:
 def concat(xs: Sequence[Array], axis: int) -> Array:
     """The arrays one after another along ``axis``; any element type, memory order of the parts kept."""
     return np.concatenate(xs, axis=axis)
-
-
-def pad(x: Array, pads: Sequence[int], value: float = 0) -> Array:
-    """ONNX Pad, constant mode: ``pads`` has all begins, then all ends, one per axis of x; negative amounts crop."""
-    return pad_axes(x, pads[: x.ndim], pads[x.ndim :], value)

@@ -1,4 +1,4 @@
-"""Float pooling (ONNX MaxPool, AveragePool, GlobalAveragePool)."""
+"""Float pooling (ONNX MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool)."""
 
 from __future__ import annotations
 
@@ -101,3 +101,8 @@ def global_average_pool(x: Array) -> Array:
     rows = np.ascontiguousarray(x).reshape(*x.shape[:2], math.prod(x.shape[2:]))
     mean: Array = rows.sum(axis=-1) / np.asarray(rows.shape[-1], x.dtype)
     return mean.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+
+
+def global_max_pool(x: Array) -> Array:
+    """The largest element over all spatial axes, kept with length 1; any element type, NaN wins."""
+    return np.asarray(x.max(axis=tuple(range(2, x.ndim)), keepdims=True))

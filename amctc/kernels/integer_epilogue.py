@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amctc.errors import InputError
+from amctc.kernels.accumulator_shift import shifted
 from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, widen
 from amctc.kernels.integer_pool import max_pool_int8 as max_pool_int8  # the pools belong to the same public set
 from amctc.kernels.integer_pool import sum_pool_int8 as sum_pool_int8
@@ -110,17 +111,16 @@ def dequantize_fixpipe(
     accumulators +0. ``overflow``: beyond ±65504 saturate, or the infinity that the other vendor golden gives.
     """
     multiplier = rounded_multiplier(scale) if round_multiplier else truncate_multiplier(scale)
-    shifts: Array = np.asarray(shift, np.int32)
-    shifting = bool(shifts.any())
+    acc = shifted(acc, shift, channel_axis)
 
-    def step(tile: Int32, out: Float16, multiplier: Float32, shift: Int32) -> None:
-        t = (np.clip(tile >> shift, -32768, 32767) if shifting else tile).astype(np.float32)
+    def step(tile: Int32, out: Float16, multiplier: Float32) -> None:
+        t = tile.astype(np.float32)
         if relu:
             np.clip(t, np.float32(0), np.float32(math.inf), out=t)  # twice as fast as maximum with a scalar
         t *= multiplier
         narrow_tile(t, out, overflow)
 
-    return map_tiles(step, acc, np.float16, multiplier, shifts, channel_axis=channel_axis)
+    return map_tiles(step, acc, np.float16, multiplier, channel_axis=channel_axis)
 
 
 def dequantize_full_scale(
@@ -132,12 +132,16 @@ def dequantize_full_scale(
     channel_axis: int = -1,
     relu: bool = False,
     dtype: type[np.float16] | type[np.float32] = np.float16,
+    overflow: Overflow = "inf",
+    shift: ArrayLike = 0,
 ) -> Array:
     """Dequantize with the untruncated scale (N13): int32 -> float16 or float32.
 
-    y = f32(f32(acc) · scale); with ``token_scale`` (broadcast to acc) y = f32(y · token_scale); with ``bias`` (one
-    per channel) y = f32(y + bias); with ``relu`` negative y become +0; one cast to ``dtype``, overflow to infinity.
+    If shift ≠ 0, acc := saturate16(acc >> shift) (N16). y = f32(f32(acc) · scale); with ``token_scale`` (broadcast to
+    acc) y = f32(y · token_scale); with ``bias`` (one per channel) y = f32(y + bias); with ``relu`` negative y become
+    +0; one cast to ``dtype``, beyond ±65504 as ``overflow`` says.
     """
+    acc = shifted(acc, shift, channel_axis)
 
     def step(tile: Int32, out: Float32, scale: Float32) -> None:
         np.multiply(tile.astype(np.float32), scale, out=out)
@@ -150,7 +154,7 @@ def dequantize_full_scale(
             y += _f32(bias).reshape(-1, *(1,) * (acc.ndim - 1 - channel_axis % acc.ndim))
         if relu:
             np.clip(y, np.float32(0), np.float32(math.inf), out=y)
-    return narrow(y, "inf") if dtype is np.float16 else y
+    return narrow(y, overflow) if dtype is np.float16 else y
 
 
 def requantize_fixpipe(
@@ -161,15 +165,17 @@ def requantize_fixpipe(
     negative_multiplier: ArrayLike | None = None,
     unsigned: bool = False,
     channel_axis: int = 1,
+    shift: ArrayLike = 0,
 ) -> Array:
     """AscendRequant in the fixpipe (N17): int32 accumulators -> int8, or uint8 when ``unsigned``.
 
-    f = f32(f32(acc) · M), M = ``multiplier`` (truncated already: N12, N18), for acc < 0 ``negative_multiplier`` when
-    given (0: relu; slope · M1 truncated: leaky relu); t = RNE(clip(f, -256, 255)); u = t + offset; saturate to
-    [-128, 127] or [0, 255]. The int9 clip and the rounding come before the offset.
+    ``shift`` as in :func:`dequantize_fixpipe`. f = f32(f32(acc) · M), M = ``multiplier`` (truncated already: N12,
+    N18), for acc < 0 ``negative_multiplier`` when given (0: relu; slope · M1 truncated: leaky relu);
+    t = RNE(clip(f, -256, 255)); u = t + offset; saturate to [-128, 127] or [0, 255]. The int9 clip and the rounding
+    come before the offset.
     Raises :class:`InputError` for an offset outside int9 (N11).
     """
-    offsets = np.asarray(offset)
+    acc, offsets = shifted(acc, shift, channel_axis), np.asarray(offset)
     if offsets.size and (offsets.min() < -256 or offsets.max() > 255):
         raise InputError("a requantize offset is outside [-256, 255]", rule="N11")
     positive, negative = _f32(multiplier), _f32(multiplier if negative_multiplier is None else negative_multiplier)

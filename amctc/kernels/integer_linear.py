@@ -32,12 +32,13 @@ class Accumulator:
     """An integer linear operation with its weight packed: int8 activations in, int32 accumulators out.
 
     ``overflow_possible`` is False when the weights prove that no input can leave int32 (|bias′| + 128 · Σ|w| < 2^31 in
-    every channel): then nothing is checked at run time. Otherwise values outside are saturated (N7) and
-    ``overflows`` counts them over all calls so far.
+    every channel): then nothing is checked at run time. Otherwise values outside are saturated, or with ``wrap`` taken
+    modulo 2^32 (N7), and ``overflows`` counts them over all calls so far. Either is done once, to the finished sum: in
+    which order the cube adds is not published.
     """
 
-    def __init__(self, overflow_possible: bool) -> None:
-        self.overflow_possible = overflow_possible
+    def __init__(self, overflow_possible: bool, wrap: bool = False) -> None:
+        self.overflow_possible, self._wrap = overflow_possible, wrap
         self.overflows = 0
 
     def __call__(self, x: Int8) -> Int32:
@@ -54,6 +55,7 @@ def prepare_conv(
     dilations: tuple[int, ...],
     group: int = 1,
     offset_x: int = 0,
+    wrap: bool = False,
 ) -> Accumulator:
     """Pack an int8 convolution: weight (O, I/group, kernel…), bias int32 (O) -> x (N, I, spatial…) -> (N, O, out…).
 
@@ -67,11 +69,11 @@ def prepare_conv(
     window = Window(weight.shape[2:], strides, pads, dilations)
     folded = fold_offset(weight.reshape(weight.shape[0], -1).sum(axis=1, dtype=np.int64), bias, offset_x)
     if group > 1 and weight.shape[1] == 1 and weight.ndim <= 4:
-        return DepthwiseConv(weight, folded, window, group, offset_x)
-    return PatchConv(weight, folded, window, group, offset_x)
+        return DepthwiseConv(weight, folded, window, group, offset_x, wrap)
+    return PatchConv(weight, folded, window, group, offset_x, wrap)
 
 
-def prepare_gemm(weight: Int8, bias: Int32 | None = None, *, offset_x: int = 0) -> Accumulator:
+def prepare_gemm(weight: Int8, bias: Int32 | None = None, *, offset_x: int = 0, wrap: bool = False) -> Accumulator:
     """Pack an int8 matrix product: weight (K, N), bias int32 (N) -> x (…, K) -> (…, N).
 
     acc = Σ w · q + bias − offset_x · Σ w (N8), exact. Errors as :func:`prepare_conv`.
@@ -79,7 +81,7 @@ def prepare_gemm(weight: Int8, bias: Int32 | None = None, *, offset_x: int = 0) 
     if weight.ndim != 2:
         raise InputError(f"the weight of a matrix product has shape {weight.shape}, not (K, N)")
     _check_operands(weight, bias, weight.shape[1], offset_x)
-    return Product(PackedWeight(weight, fold_offset(weight.sum(axis=0, dtype=np.int64), bias, offset_x)))
+    return Product(PackedWeight(weight, fold_offset(weight.sum(axis=0, dtype=np.int64), bias, offset_x)), wrap)
 
 
 def prepare_matmul(weight: Int8, *, offset_x: int = 0) -> Accumulator:
@@ -105,8 +107,8 @@ def fold_offset(weight_sums: Int64, bias: Int32 | None, offset_x: int) -> Int64:
 class Product(Accumulator):
     """x (…, K) @ weight (K, N) + bias."""
 
-    def __init__(self, packed: PackedWeight) -> None:
-        super().__init__(packed.can_overflow)
+    def __init__(self, packed: PackedWeight, wrap: bool = False) -> None:
+        super().__init__(packed.can_overflow, wrap)
         self._packed = packed
 
     def __call__(self, x: Int8) -> Int32:
@@ -114,7 +116,7 @@ class Product(Accumulator):
         depth, width = self._packed.matrix.shape
         if x.dtype != np.int8 or x.ndim < 1 or x.shape[-1] != depth:
             raise InputError(f"activations {x.dtype} {x.shape} for an int8 matrix product with K = {depth}")
-        acc, outside = self._packed.matmul(x.reshape(math.prod(x.shape[:-1]), depth))
+        acc, outside = self._packed.matmul(x.reshape(math.prod(x.shape[:-1]), depth), wrap=self._wrap)
         self.overflows += outside
         return acc.reshape(*x.shape[:-1], width)
 
@@ -122,11 +124,11 @@ class Product(Accumulator):
 class PatchConv(Accumulator):
     """Convolution as matrix products of gathered patches, a bounded block of output positions at a time."""
 
-    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int) -> None:
+    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int, wrap: bool) -> None:
         columns = merge_groups(weight, group)
         biases = folded.reshape(len(columns), -1)
         self._packed = [PackedWeight(c, b) for c, b in zip(columns, biases, strict=True)]
-        super().__init__(any(packed.can_overflow for packed in self._packed))
+        super().__init__(any(packed.can_overflow for packed in self._packed), wrap)
         self._window, self._offset_x = window, offset_x
         self._channels, self._outputs = weight.shape[1] * group, weight.shape[0]
 
@@ -142,7 +144,7 @@ class PatchConv(Accumulator):
             tile, target = patches[box], acc[box]
             for number, packed in enumerate(self._packed):
                 rows = tile[..., number * channels : (number + 1) * channels].reshape(-1, depth)
-                sums, outside = packed.matmul(rows)
+                sums, outside = packed.matmul(rows, wrap=self._wrap)
                 target[..., number * width : (number + 1) * width] = sums.reshape(*target.shape[:-1], width)
                 self.overflows += outside
         return channels_first(acc)
@@ -151,14 +153,14 @@ class PatchConv(Accumulator):
 class DepthwiseConv(Accumulator):
     """Convolution with one input channel per group, over 1 or 2 spatial axes."""
 
-    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int) -> None:
+    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int, wrap: bool) -> None:
         self._lifted = weight.ndim == 3  # 1-d: a 2-d convolution of height 1
         if self._lifted:
             (before, after), lift = window.pads, (1,)
             window = Window(lift + window.kernel, lift + window.strides, (0, before, 0, after), lift + window.dilations)
         taps = weight.reshape(-1, *window.kernel)
         bound = np.abs(folded) + 128 * np.abs(taps.astype(np.int64)).sum(axis=(1, 2))
-        super().__init__(bool((bound > INT32_MAX).any()))
+        super().__init__(bool((bound > INT32_MAX).any()), wrap)
         self._sums, self._bias, self._window = DepthwiseSums(taps, window), folded, window
         self._channels, self._multiplier, self._offset_x = group, len(taps) // group, offset_x
 
@@ -179,14 +181,15 @@ class DepthwiseConv(Accumulator):
         return result[:, :, 0] if self._lifted else result
 
     def _settle(self, sums: Array, bias: Int64, target: Int32) -> None:
-        """``target`` = sums + bias, saturated to int32 where the weights do not prove that it fits (N7)."""
+        """``target`` = sums + bias, brought into int32 where the weights do not prove that it fits (N7)."""
         if not self.overflow_possible:
             target[...] = sums
             target += bias.astype(np.int32)
             return
         wide = sums.astype(np.int64) + bias
         self.overflows += int(np.count_nonzero((wide < INT32_MIN) | (wide > INT32_MAX)))
-        target[...] = np.clip(wide, INT32_MIN, INT32_MAX)
+        kept = wide if self._wrap else np.clip(wide, INT32_MIN, INT32_MAX)
+        target[...] = kept.astype(np.int32)  # NumPy casts integers modulo 2^32
 
 
 def merge_groups(weight: Int8, group: int) -> Int8:

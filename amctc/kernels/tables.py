@@ -6,6 +6,8 @@ integer ops by the profile's rules, float islands in float16.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,8 +15,12 @@ import numpy as np
 from amctc.interp import Kernel, KernelFactory
 from amctc.ir import Op
 from amctc.kernels import float_linear as linear
+from amctc.kernels import float_normalization as normalization
 from amctc.kernels import float_pointwise as pointwise
 from amctc.kernels import float_pool as pool
+from amctc.kernels import float_reduce as reduce
+from amctc.kernels import selection
+from amctc.kernels.resize import resize_linear, resize_nearest
 from amctc.numerics.linear import dequantize_linear, quantize_linear
 from amctc.ops import nn, quant
 from amctc.schema import OpKind
@@ -42,9 +48,13 @@ def _activation(op: Op, constants: Sequence[Array | None]) -> Kernel:
     return _pointwise(op.kind)
 
 
-def _plain(function: Callable[..., Array]) -> KernelFactory:
-    """A kernel without attributes."""
-    return lambda op, constants: function
+def _kernel(function: Callable[..., Array | tuple[Array, ...]]) -> KernelFactory:
+    """A kernel whose keywords are the op's attributes, under their own names."""
+
+    def bind(op: Op, constants: Sequence[Array | None]) -> Kernel:
+        return functools.partial(function, **{f.name: getattr(op.kind, f.name) for f in dataclasses.fields(op.kind)})
+
+    return bind
 
 
 def _conv(op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -103,30 +113,34 @@ def _matmul(op: Op, constants: Sequence[Array | None]) -> Kernel:
 def _batch_norm(op: Op, constants: Sequence[Array | None]) -> Kernel:
     kind = op.kind
     assert isinstance(kind, nn.BatchNorm)
-    return lambda x, gamma, beta, mean, var: linear.batch_norm(x, gamma, beta, mean, var, epsilon=kind.eps)
+    return functools.partial(normalization.batch_norm, epsilon=kind.eps)
 
 
-def _softmax(op: Op, constants: Sequence[Array | None]) -> Kernel:
+def _layer_norm(op: Op, constants: Sequence[Array | None]) -> Kernel:
     kind = op.kind
-    assert isinstance(kind, nn.Softmax)
-    return lambda x: pointwise.softmax(x, kind.axis)
+    assert isinstance(kind, nn.LayerNorm)
+    return functools.partial(normalization.layer_norm, axis=kind.axis, epsilon=kind.eps)
 
 
-def _max_pool(op: Op, constants: Sequence[Array | None]) -> Kernel:
+def _instance_norm(op: Op, constants: Sequence[Array | None]) -> Kernel:
     kind = op.kind
-    assert isinstance(kind, nn.MaxPool)
-    return lambda x: pool.max_pool(
-        x, kernel=kind.kernel, strides=kind.strides, pads=kind.pads, dilations=kind.dilations, ceil_mode=kind.ceil_mode
-    )
+    assert isinstance(kind, nn.InstanceNorm)
+    return functools.partial(normalization.instance_norm, epsilon=kind.eps)
 
 
-def _average_pool(op: Op, constants: Sequence[Array | None]) -> Kernel:
+def _group_norm(op: Op, constants: Sequence[Array | None]) -> Kernel:
     kind = op.kind
-    assert isinstance(kind, nn.AveragePool)
-    return lambda x: pool.average_pool(
-        x, kernel=kind.kernel, strides=kind.strides, pads=kind.pads, dilations=kind.dilations, ceil_mode=kind.ceil_mode,
-        count_include_pad=kind.count_include_pad,
-    )  # fmt: skip
+    assert isinstance(kind, nn.GroupNorm)
+    return functools.partial(normalization.group_norm, groups=kind.groups, epsilon=kind.eps)
+
+
+def _resize(op: Op, constants: Sequence[Array | None]) -> Kernel:
+    k = op.kind
+    assert isinstance(k, nn.Resize)
+    where = {"axes": k.axes, "sizes": k.sizes, "scales": k.scales, "coordinates": k.coordinates}
+    if k.mode == "nearest":
+        return functools.partial(resize_nearest, **where, rounding=k.rounding)  # type: ignore[arg-type]
+    return functools.partial(resize_linear, **where)  # type: ignore[arg-type]
 
 
 def _concat(op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -203,13 +217,26 @@ def _identity(x: Array) -> Array:
 
 FLOAT: dict[type[OpKind], KernelFactory] = {
     nn.Conv: _conv, nn.ConvTranspose: _conv_transpose, nn.Gemm: _gemm, nn.MatMul: _matmul,
-    nn.BatchNorm: _batch_norm, nn.Relu: _activation, nn.LeakyRelu: _activation, nn.Clip: _activation,
-    nn.Sigmoid: _plain(pointwise.sigmoid), nn.Tanh: _plain(pointwise.tanh), nn.Softmax: _softmax,
-    nn.Add: _plain(pointwise.add), nn.Sub: _plain(pointwise.sub), nn.Mul: _plain(pointwise.mul),
-    nn.Div: _plain(pointwise.div), nn.MaxPool: _max_pool, nn.AveragePool: _average_pool,
-    nn.GlobalAveragePool: _plain(pool.global_average_pool), nn.Concat: _concat, nn.Flatten: _flatten,
-    nn.Reshape: _reshape, nn.Transpose: _transpose, nn.Cast: _cast, nn.Identity: _plain(_identity),
-    quant.Observe: _plain(_identity),
+    nn.Relu: _activation, nn.LeakyRelu: _activation, nn.Clip: _activation,
+    nn.Sigmoid: _kernel(pointwise.sigmoid), nn.Tanh: _kernel(pointwise.tanh), nn.Elu: _kernel(pointwise.elu),
+    nn.HardSigmoid: _kernel(pointwise.hard_sigmoid), nn.HardSwish: _kernel(pointwise.hard_swish),
+    nn.Gelu: _kernel(pointwise.gelu), nn.Silu: _kernel(pointwise.silu), nn.Mish: _kernel(pointwise.mish),
+    nn.PRelu: _kernel(pointwise.prelu), nn.Neg: _kernel(pointwise.negative), nn.Abs: _kernel(pointwise.absolute),
+    nn.Reciprocal: _kernel(pointwise.reciprocal), nn.Sqrt: _kernel(pointwise.sqrt), nn.Exp: _kernel(pointwise.exp),
+    nn.Erf: _kernel(pointwise.erf), nn.Pow: _kernel(pointwise.power), nn.Add: _kernel(pointwise.add),
+    nn.Sub: _kernel(pointwise.sub), nn.Mul: _kernel(pointwise.mul), nn.Div: _kernel(pointwise.div),
+    nn.Min: _kernel(pointwise.minimum), nn.Max: _kernel(pointwise.maximum), nn.Softmax: _kernel(pointwise.softmax),
+    nn.LogSoftmax: _kernel(pointwise.log_softmax), nn.BatchNorm: _batch_norm, nn.LayerNorm: _layer_norm,
+    nn.InstanceNorm: _instance_norm, nn.GroupNorm: _group_norm, nn.MaxPool: _kernel(pool.max_pool),
+    nn.AveragePool: _kernel(pool.average_pool), nn.GlobalAveragePool: _kernel(pool.global_average_pool),
+    nn.GlobalMaxPool: _kernel(pool.global_max_pool), nn.ReduceMean: _kernel(reduce.reduce_mean),
+    nn.ReduceSum: _kernel(reduce.reduce_sum), nn.ReduceMax: _kernel(reduce.reduce_max), nn.Concat: _concat,
+    nn.Flatten: _flatten, nn.Reshape: _reshape, nn.Transpose: _transpose, nn.Squeeze: _kernel(selection.squeeze),
+    nn.Unsqueeze: _kernel(selection.unsqueeze), nn.Expand: _kernel(selection.expand),
+    nn.Split: _kernel(selection.split), nn.Slice: _kernel(selection.slice_axes),
+    nn.Gather: _kernel(selection.gather), nn.Where: _kernel(np.where), nn.Pad: _kernel(selection.pad),
+    nn.Resize: _resize, nn.Cast: _cast, nn.Identity: _kernel(_identity),
+    quant.Observe: lambda op, constants: _identity,
 }  # fmt: skip
 """Float kernels: the oracle that rewrites are checked against."""
 

@@ -18,6 +18,7 @@ per_channel     streaming extremes of each channel
 low_rank        kernels and matrices split in two by singular values
 rank_estimate   ranks from the spectrum (EVBMF) and the existing tool's rules
 sparsity        magnitude and n-of-m masks, the 4:2 wire format (N22)
+magnitude_cut   one magnitude threshold over many weights
 channel_scores  importance of output channels
 threads         one BLAS thread at a time
 error           signal-to-noise ratio and related error figures

@@ -124,10 +124,11 @@ class PackedWeight:
             object.__setattr__(self, name, value)
         self.matrix.flags.writeable = False
 
-    def matmul(self, x: AnyArray) -> tuple[Int32Array, int]:
-        """Exact ``x @ weight + bias`` (M, N) as int32, and how many sums left int32 and were saturated (N7).
+    def matmul(self, x: AnyArray, *, wrap: bool = False) -> tuple[Int32Array, int]:
+        """Exact ``x @ weight + bias`` (M, N) as int32, and how many sums left int32 (N7).
 
-        ``x`` is (M, K): int8, or float32 that already holds integers within ``activation_magnitude``.
+        Those are saturated, or with ``wrap`` taken modulo 2^32. ``x`` is (M, K): int8, or float32 that already holds
+        integers within ``activation_magnitude``.
         """
         if self.exact_with_bias:
             return self._one_product(x).astype(np.int32), 0
@@ -135,7 +136,8 @@ class PackedWeight:
             return self._sum_of_chunks(x, np.dtype(np.int32)), 0
         total = self._sum_of_chunks(x, np.dtype(np.int64))
         outside = int(np.count_nonzero((total < _INT32_MIN) | (total > _INT32_MAX)))
-        return np.clip(total, _INT32_MIN, _INT32_MAX).astype(np.int32), outside
+        kept = total if wrap else np.clip(total, _INT32_MIN, _INT32_MAX)
+        return kept.astype(np.int32), outside  # NumPy casts integers modulo 2^32
 
     def matmul_float32(self, x: AnyArray) -> tuple[Float32Array, int]:
         """f32(acc) (M, N) of the exact, saturated accumulator, and the count of :meth:`matmul`.

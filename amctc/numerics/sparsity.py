@@ -57,6 +57,12 @@ def n_of_m_mask(w: npt.ArrayLike, *, axis: int = 1, n: int = KEPT, m: int = GROU
     return _ungrouped(mask, axis, np.asarray(w).shape)
 
 
+def has_n_of_m(w: npt.ArrayLike, *, axis: int = 1, n: int = KEPT, m: int = GROUP) -> bool:
+    """Whether at most ``n`` of every ``m`` consecutive elements along ``axis`` are not zero."""
+    used = _grouped(np.asarray(w) != 0, axis, m).sum(axis=-1)
+    return bool((used <= n).all())
+
+
 def encode_two_of_four(
     w: npt.ArrayLike, *, axis: int = 1, lone_third: Literal["same", "zero"] = "same"
 ) -> SparseWeight:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx import NodeProto
 
 from amctc.ir import Op, Value, build, constant_data
-from amctc.onnx_bridge.converters import CONVERTERS, NodeView
+from amctc.onnx_bridge.converters import CONVERTERS, NodeView, build_named
 from amctc.onnx_bridge.inference import node_types, small_constants
 from amctc.ops.onnx import Node
 from amctc.types import TensorType, merge_types, shapes_agree
@@ -25,11 +25,14 @@ def recognised(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | 
     converter = CONVERTERS.get(kind.op_type) if isinstance(kind, Node) and not kind.domain else None
     if converter is None or not isinstance(kind, Node):
         return None
-    converted = converter(NodeView(NodeProto.FromString(kind.proto), operands, kind.version, op.origins))
+    node = NodeProto.FromString(kind.proto)
+    converted = converter(NodeView(node, operands, kind.version, op.origins))
     if converted is None or isinstance(converted, Value):
         return None if converted is None else (converted,)
-    ours, kept = converted
-    return build(ours, *kept, names=(op.results[0].name,), origins=op.origins).results
+    named = iter(op.results)
+    wanted = [next(named) if output else None for output in node.output]
+    ours = build_named(*converted, [r.name or "" if r else "" for r in wanted], op.origins)
+    return [new for new, old in zip(ours.results, wanted, strict=False) if old is not None]
 
 
 def refined(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:

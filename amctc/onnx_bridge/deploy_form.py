@@ -6,7 +6,7 @@ the default domain. It is not valid ONNX (an int8 Conv is none), so neither chec
 
 from __future__ import annotations
 
-from amctc.ir import Op
+from amctc.ir import Op, Value
 from amctc.ops import nn
 from amctc.types import F16, F32, I4, I8, I16, ScalarType
 
@@ -19,10 +19,20 @@ STORAGE: dict[str, ScalarType] = {"INT8": I8, "INT4": I4, "INT16": I16}
 FLOAT_CODES: dict[int, ScalarType] = {0: F32, 1: F16}
 """Attribute ``dtype`` of a dequantizer: the graph engine's data type codes (N24)."""
 
-MOVES = (nn.Concat, nn.Flatten, nn.Identity, nn.MaxPool, nn.Reshape, nn.Transpose)
+MOVES = (
+    nn.Concat, nn.Expand, nn.Flatten, nn.Gather, nn.GlobalMaxPool, nn.Identity, nn.MaxPool, nn.Reshape, nn.Slice,
+    nn.Split, nn.Squeeze, nn.Transpose, nn.Unsqueeze,
+)  # fmt: skip
 """Op kinds that select or move elements: integers pass through them with their quantizer's scale and offset."""
 
 
 def moves(op: Op | None) -> bool:
-    """True for an op whose result's elements are elements of its operands."""
-    return op is not None and isinstance(op.kind, MOVES)
+    """True for an op whose result's elements are elements of its :func:`data_operands`."""
+    if op is None:
+        return False
+    return isinstance(op.kind, MOVES) or (isinstance(op.kind, nn.Resize) and op.kind.mode == "nearest")
+
+
+def data_operands(op: Op) -> tuple[Value | None, ...]:
+    """The operands an op moves elements of: all but indices."""
+    return op.operands[:1] if isinstance(op.kind, nn.Gather) else op.operands

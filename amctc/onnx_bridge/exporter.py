@@ -13,12 +13,12 @@ from amctc.errors import LimitError, UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, layer_name
 from amctc.onnx_bridge.names import Names
 from amctc.onnx_bridge.opsets import OPSET, export_opset
-from amctc.onnx_bridge.subgraphs import inner_names, inner_nodes, rename_captured
+from amctc.onnx_bridge.subgraphs import CAPTURED, DOMAIN, inner_names, rename_captured
 from amctc.onnx_bridge.tensors import tensor_proto, value_info
 from amctc.ops import nn
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
-from amctc.types import F32, I8, I32, U8, Array, Elem, QuantizedType, scalar_of
+from amctc.types import I8, I32, U8, Array, Elem, QuantizedType, scalar_of
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 """A protobuf message holds less than 2 GiB."""
@@ -27,10 +27,10 @@ MAKER = "amctc"
 
 
 class Writer:
-    """What an emitter needs: names of values, and where nodes and initializers go."""
+    """What an emitter needs: names of values, where nodes and initializers go, the ``opset`` they are written for."""
 
-    def __init__(self, graph: Graph, reserved: Sequence[str]) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, reserved: Sequence[str], opset: int = OPSET) -> None:
+        self.graph, self.opset = graph, opset
         self._tensors = Names((*(i.name for i in graph.inputs), *graph.output_names, *reserved))
         self._nodes = Names()
         self._name_of: dict[Value, str] = {v: v.name for v in graph.inputs}
@@ -107,7 +107,8 @@ def emit_carried(writer: Writer, op: Op) -> None:
     kind = op.kind
     assert isinstance(kind, Node)
     node = NodeProto.FromString(kind.proto)
-    captured = _captured(node)
+    captured = [e.value for e in node.metadata_props if e.key == CAPTURED]
+    domains = {e.key[len(DOMAIN) :]: int(e.value) for e in node.metadata_props if e.key.startswith(DOMAIN)}
     operands = iter(op.operands + (None,) * (len(node.input) - len(op.operands)))
     inputs = [writer.name(next(operands)) if n else _skip(operands) for n in node.input]
     outer = map(writer.name, op.operands[len(node.input) :])
@@ -119,9 +120,7 @@ def emit_carried(writer: Writer, op: Op) -> None:
     node.ClearField("metadata_props")
     node.input.extend(inputs)
     node.output.extend(outputs)
-    for inner in inner_nodes(node):
-        if inner.domain not in ("", "ai.onnx"):
-            writer.domains.setdefault(inner.domain, 1)
+    writer.domains |= domains
     if kind.domain:
         writer.domains[kind.domain] = kind.version
     writer.carried(node, op.origins[-1].name if op.origins else kind.op_type)
@@ -130,13 +129,6 @@ def emit_carried(writer: Writer, op: Op) -> None:
 def _skip(operands: Any) -> str:
     next(operands)
     return ""
-
-
-def _captured(node: NodeProto) -> list[str]:
-    for entry in node.metadata_props:
-        if entry.key == "captured":
-            return str(entry.value).split("\n")
-    return []
 
 
 def export_model(
@@ -153,7 +145,8 @@ def export_model(
         emitters = STANDARD
     carried = [op.kind for op in graph.ops if isinstance(op.kind, Node)]
     protos = [NodeProto.FromString(k.proto) for k in carried]
-    writer = Writer(graph, [n for p in protos for n in inner_names(p)])
+    version = opset or export_opset(carried, at_least=_needed_opset(graph))
+    writer = Writer(graph, [n for p in protos for n in inner_names(p)], version)
     size = sum(op.kind.data.nbytes for op in graph.ops if isinstance(op.kind, Constant))
     if size > PROTOBUF_LIMIT:
         raise LimitError(f"{size} bytes of weights do not fit one ONNX file", remedy="external data is not written yet")
@@ -164,11 +157,11 @@ def export_model(
                                    remedy="lower the graph further, or save it in another form")  # fmt: skip
         emitter(writer, op)
     _name_outputs(writer)
-    version = opset or export_opset(carried, at_least=_needed_opset(graph))
     proto = helper.make_graph(
         writer.nodes, graph.name, [value_info(i.name, i.type) for i in graph.inputs],
         [value_info(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
         writer.initializers + [tensor_proto(i.name, i.default.read(), i.type.elem) for i in graph.inputs if i.default],
+        value_info=_carried_types(writer),
     )  # fmt: skip
     opsets = [helper.make_opsetid("", version), *(helper.make_opsetid(d, v) for d, v in sorted(writer.domains.items()))]
     model = helper.make_model(proto, opset_imports=opsets, producer_name=MAKER, ir_version=_ir_version(version))
@@ -181,8 +174,7 @@ def _needed_opset(graph: Graph) -> int:
     elems = [v.type.elem for v in graph.values() if isinstance(v.type.elem, QuantizedType)]
     if any(e.storage not in (I8, U8, I32) for e in elems):
         return 21
-    newer = any(e.expressed != F32 for e in elems) or any(is_dilated(op.kind) for op in graph.ops)
-    return 19 if newer else OPSET
+    return 19 if any(is_dilated(op.kind) for op in graph.ops) else OPSET
 
 
 def is_dilated(kind: OpKind) -> bool:
@@ -195,6 +187,12 @@ def _name_outputs(writer: Writer) -> None:
     for name, value in zip(writer.graph.output_names, writer.graph.outputs, strict=True):
         if writer.name(value) != name:
             writer.node("Identity", [writer.name(value)], [name], f"output/{name}")
+
+
+def _carried_types(writer: Writer) -> list[onnx.ValueInfoProto]:
+    """Declarations of what carried nodes compute: where ONNX cannot infer it, nobody could import the file without."""
+    named = {writer.name(r): r for op in writer.graph.ops if isinstance(op.kind, Node) for r in op.results}
+    return [value_info(n, r.type) for n, r in named.items() if n not in writer.graph.output_names]
 
 
 def _ir_version(opset: int) -> int:

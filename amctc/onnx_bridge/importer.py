@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections import deque
+import heapq
 from collections.abc import Iterator, Mapping
 
 import onnx
-from onnx import NodeProto, TensorProto, inliner
+from onnx import NodeProto, TensorProto
 
 from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
-from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView
+from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView, build_named
+from amctc.onnx_bridge.functions import inlined
 from amctc.onnx_bridge.inference import inferred_types, node_types, small_constants
-from amctc.onnx_bridge.opsets import OPSET, upgraded
-from amctc.onnx_bridge.subgraphs import captured_names
-from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, type_of
+from amctc.onnx_bridge.opsets import OPSET, attribute_types, upgraded
+from amctc.onnx_bridge.subgraphs import CAPTURED, DEFAULT, DOMAIN, captured_names, inner_nodes, with_plain_domain
+from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, type_of, with_contents
 from amctc.ops.onnx import Node
 from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
 
@@ -39,14 +40,13 @@ def import_model(
     """
     opsets = {o.domain: o.version for o in model.opset_import}
     version = opsets.get("", opsets.get("ai.onnx", 0))
-    if not model.HasField("graph") or (not version and any(n.domain in ("", "ai.onnx") for n in model.graph.node)):
+    if not model.HasField("graph") or (not version and any(n.domain in DEFAULT for n in model.graph.node)):
         raise InputError("no graph or no opset version inside", remedy="this is not a complete ONNX model")
     if version and version < OLDEST_OPSET:
         raise UnsupportedError(f"opset {version} is too old", remedy=f"convert the model to {OLDEST_OPSET} or newer")
     if version > onnx.defs.onnx_opset_version():
         raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    model = with_plain_domain(inlined(model))
     with _collector_paused():
         return _Importer(model, version or OPSET, opsets, external, converters or {}).graph()
 
@@ -72,7 +72,6 @@ class _Importer:
         self._converters = converters
         self._values: dict[str, Value] = {}
         self._types = inferred_types(model)
-        self._counts: dict[str, int] = {}
 
     def graph(self) -> Graph:
         proto = self._model.graph
@@ -81,8 +80,10 @@ class _Importer:
         for name, (data, elem) in initializers.items():
             if name not in self._values:
                 self._values[name] = const(data, elem, name=name)
-        for node in _sorted_nodes(proto, frozenset(self._values)):
-            self._node(node)
+        nodes = list(proto.node)
+        node_names = _node_names(nodes)
+        for index in _sorted(nodes, frozenset(self._values)):
+            self._node(nodes[index], node_names[index])
         outputs = []
         for info in proto.output:
             if info.name not in self._values:
@@ -114,32 +115,31 @@ class _Importer:
             type_ = type_of(info.type, f"input {info.name!r}")
             if type_ is None:
                 raise InputError(f"input {printable(info.name)!r} has no element type", remedy="declare its type")
+            if default is not None and not _fits(default, type_):
+                raise InputError(f"input {printable(info.name)!r} is declared {type_}, its initializer is "
+                                 f"{TensorType(default[0].shape, default[1])}", remedy=AGAIN)  # fmt: skip
             inputs.append(GraphInput(info.name, type_, None if default is None else default[0]))
             self._values[info.name] = inputs[-1]
         return inputs
 
-    def _node(self, node: NodeProto) -> None:
-        name = self._node_name(node)
+    def _node(self, node: NodeProto, name: str) -> None:
         try:
             origin = (Origin(name, node.op_type),)
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                self._define(node.output[0], const(*_constant(node), name=node.output[0], origins=origin))
+            if node.op_type == "Constant" and not node.domain:
+                self._define(
+                    node.output[0], const(*_constant(node, self._external), name=node.output[0], origins=origin)
+                )
             else:
                 self._convert(node, self._version, origin)
         except AmctcError as error:
             raise error.located(f"node {printable(name)!r} ({node.op_type})") from None
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             # A required attribute or operand is absent, or has another form than the standard says.
             raise InputError(f"malformed: {type(error).__name__} {error}", remedy=AGAIN,
                              where=f"node {printable(name)!r} ({node.op_type})") from error  # fmt: skip
 
-    def _node_name(self, node: NodeProto) -> str:
-        """The node's own name, or ``{op_type}_{index}`` counted among its op type (design, decision 11)."""
-        index = self._counts.get(node.op_type, 0)
-        self._counts[node.op_type] = index + 1
-        return node.name or f"{node.op_type}_{index}"
-
     def _convert(self, node: NodeProto, version: int, origin: tuple[Origin, ...]) -> None:
+        _check_attributes(node, version)
         operands = tuple(self._values[n] if n else None for n in node.input)
         converted = self._converted(NodeView(node, operands, version, origin))
         if converted is None:
@@ -148,11 +148,13 @@ class _Importer:
             self._define(node.output[0], converted)
         else:
             kind, kept = converted
-            self._define(node.output[0], build(kind, *kept, names=(node.output[0],), origins=origin).result)
+            for result in build_named(kind, kept, node.output, origin).results:
+                if result.name is not None:
+                    self._define(result.name, result)
 
     def _converted(self, view: NodeView) -> Converted:
         """What the caller's converter makes of a node, else what the standard one does; ``None`` to carry it."""
-        if view.node.domain not in ("", "ai.onnx"):
+        if view.node.domain:
             return None
         for table in (self._converters, CONVERTERS):
             converter = table.get(view.node.op_type)
@@ -164,23 +166,26 @@ class _Importer:
     def _carry(
         self, node: NodeProto, version: int, operands: tuple[Value | None, ...], origin: tuple[Origin, ...]
     ) -> None:
-        if node.domain in ("", "ai.onnx") and version < OPSET:
-            newer = upgraded(node, version, [None if o is None else o.type for o in operands], self._small(node))
+        node = with_contents(node, self._external)
+        captured = captured_names(node)
+        if not node.domain and version < OPSET:
+            known = {n: self._values[n].type for n in captured}
+            known |= {n: o.type for n, o in zip(node.input, operands, strict=True) if o is not None}
+            newer = upgraded(node, version, known, self._small(node))
             if newer is not None:
                 for part in newer:
                     if part.op_type == "Constant":
-                        self._define(part.output[0], const(*_constant(part), name=part.output[0], origins=origin))
+                        self._define(part.output[0], const(*_constant(part, None), name=part.output[0], origins=origin))
                     else:
                         self._convert(part, OPSET, origin)
                 return
-        elif node.domain not in ("", "ai.onnx"):
+        elif node.domain:
             version = self._opsets.get(node.domain, 1)
-        captured = captured_names(node)
         everything = (*operands, *(self._values[n] for n in captured))
         types = tuple(None if o is None else o.type for o in everything)
         results = self._result_types(node, version, types[: len(operands)])
-        kind = Node(node.op_type, node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain,
-                    version, _anonymous(node, captured), types, results)  # fmt: skip
+        proto = _anonymous(node, captured, self._opsets)
+        kind = Node(node.op_type, node.domain, version, proto, types, results)
         names = [n for n in node.output if n]
         op = build(kind, *everything, names=tuple(names), origins=origin)
         for output, result in zip(names, op.results, strict=True):
@@ -219,8 +224,27 @@ class _Importer:
         self._values[name] = value
 
 
-def _anonymous(node: NodeProto, captured: list[str]) -> bytes:
-    """The node without its names: operands become ``i0``…, captured values keep theirs, absent ones stay empty."""
+def _check_attributes(node: NodeProto, version: int) -> None:
+    """Attributes must have the types that the standard gives them; of ops it does not know any will do."""
+    declared = {} if node.domain else attribute_types(node.op_type, version)
+    for attribute in node.attribute:
+        wanted = declared.get(attribute.name, attribute.type)
+        if attribute.type != wanted:
+            name = onnx.AttributeProto.AttributeType.Name
+            raise InputError(f"attribute {printable(attribute.name)!r} is of type {name(attribute.type)}, "
+                             f"not {name(wanted)}", remedy=AGAIN)  # fmt: skip
+
+
+def _fits(default: tuple[Data, ScalarType], type_: TensorType) -> bool:
+    data, elem = default
+    return elem == type_.elem and shapes_agree(data.shape, type_.shape)
+
+
+def _anonymous(node: NodeProto, captured: list[str], opsets: Mapping[str, int]) -> bytes:
+    """The node without its names: operands become ``i0``…, captured values keep theirs, absent ones stay empty.
+
+    Metadata says what is captured, in operand order, and the versions of other domains that its bodies use.
+    """
     bare = NodeProto()
     bare.CopyFrom(node)
     bare.name = bare.doc_string = ""
@@ -229,17 +253,19 @@ def _anonymous(node: NodeProto, captured: list[str]) -> bytes:
     bare.ClearField("output")
     bare.input.extend(f"i{k}" if n else "" for k, n in enumerate(node.input))
     bare.output.extend(f"o{k}" if n else "" for k, n in enumerate(node.output))
-    if captured:
-        bare.metadata_props.add(key="captured", value="\n".join(captured))
+    for name in captured:
+        bare.metadata_props.add(key=CAPTURED, value=name)
+    for domain in sorted({n.domain for n in inner_nodes(node) if n.domain}):
+        bare.metadata_props.add(key=f"{DOMAIN}{domain}", value=str(opsets.get(domain, 1)))
     return bytes(bare.SerializeToString(deterministic=True))
 
 
-def _constant(node: NodeProto) -> tuple[Data, ScalarType]:
+def _constant(node: NodeProto, external: ExternalFile | None) -> tuple[Data, ScalarType]:
     """Value of a Constant node in any of its forms."""
     (attribute,) = node.attribute
     value = onnx.helper.get_attribute_value(attribute)
     if attribute.name == "value":
-        return tensor_data(value, None)
+        return tensor_data(value, external)
     if attribute.name == "sparse_value":
         raise UnsupportedError("a sparse Constant", remedy="store it dense")
     forms = {
@@ -252,10 +278,21 @@ def _constant(node: NodeProto) -> tuple[Data, ScalarType]:
     return tensor_data(onnx.helper.make_tensor("constant", forms[attribute.name], shape, items), None)
 
 
-def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodeProto]:
-    """The nodes with producers first, otherwise in file order; names a node that waits for itself or for nothing."""
+def _node_names(nodes: list[NodeProto]) -> list[str]:
+    """The nodes' own names, else ``{op_type}_{index}``, counted per op type in file order (design, decision 11)."""
+    counts: dict[str, int] = {}
+    names = []
+    for node in nodes:
+        index = counts.get(node.op_type, 0)
+        counts[node.op_type] = index + 1
+        names.append(node.name or f"{node.op_type}_{index}")
+    return names
+
+
+def _sorted(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:
+    """Indices with producers first, otherwise in file order; names a node that waits for itself or for nothing."""
     producers: dict[str, int] = {}
-    for index, node in enumerate(graph.node):
+    for index, node in enumerate(nodes):
         for name in node.output:
             if name in producers or name in known:
                 raise InputError(f"value {printable(name)!r} is computed twice", remedy=AGAIN,
@@ -264,7 +301,7 @@ def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodePro
                 producers[name] = index
     waiting: list[set[str]] = []
     readers: dict[str, list[int]] = {}
-    for index, node in enumerate(graph.node):
+    for index, node in enumerate(nodes):
         needs = {n for n in (*node.input, *captured_names(node)) if n and n not in known}
         for name in needs:
             if name not in producers:
@@ -272,20 +309,19 @@ def _sorted_nodes(graph: onnx.GraphProto, known: frozenset[str]) -> list[NodePro
                                  where=f"node {printable(node.name)!r} ({node.op_type})")  # fmt: skip
             readers.setdefault(name, []).append(index)
         waiting.append(needs)
-    return _in_order(list(graph.node), waiting, readers)
+    return _in_order(nodes, waiting, readers)
 
 
-def _in_order(nodes: list[NodeProto], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[NodeProto]:
-    ready = deque(i for i, needs in enumerate(waiting) if not needs)
-    order: list[NodeProto] = []
+def _in_order(nodes: list[NodeProto], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[int]:
+    ready = [i for i, needs in enumerate(waiting) if not needs]
+    order: list[int] = []
     while ready:
-        node = nodes[ready.popleft()]
-        order.append(node)
-        for name in node.output:
+        order.append(heapq.heappop(ready))
+        for name in nodes[order[-1]].output:
             for reader in readers.get(name, ()):
                 waiting[reader].discard(name)
                 if not waiting[reader]:
-                    ready.append(reader)
+                    heapq.heappush(ready, reader)
     if len(order) < len(nodes):
         stuck = next(n for n, needs in zip(nodes, waiting, strict=True) if needs)
         raise InputError("the graph has a cycle", where=f"node {printable(stuck.name)!r} ({stuck.op_type})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
@@ -9,6 +10,7 @@ from onnx import NodeProto, TensorProto, helper, shape_inference
 
 from amctc.data import Data
 from amctc.errors import UnsupportedError
+from amctc.onnx_bridge.subgraphs import inner_nodes, tensors_of
 from amctc.onnx_bridge.tensors import tensor_proto, type_of, type_proto
 from amctc.ops.onnx import Node, use_type_inference
 from amctc.types import TensorType
@@ -17,12 +19,16 @@ KEPT_ELEMENTS = 1024
 """Initializers up to this size take part in data propagation (shapes, axes); larger ones are reduced to their type."""
 
 
+CARRIED_ELEMENTS = 1 << 16
+"""Most elements of a shape whose contents are carried through the model's ops. Memory and time grow with them."""
+
+
 def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     """Types of all values of a model by name, as far as ONNX finds them. Weights are left out of the inference."""
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(_without_weights(model))
     try:
-        found = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
+        found = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=_is_cheap(model))
     except Exception:  # the C++ inference raises bare exceptions on odd models; per-node inference still works
         found = skeleton
     known = _symbols((*model.graph.input, *model.graph.output, *model.graph.value_info))
@@ -33,6 +39,34 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
             if type_ is not None:
                 types[info.name] = _with_symbols(type_, known)
     return types
+
+
+_DATA_OPS = {"Add", "Cast", "Concat", "Gather", "Identity", "Mul", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+"""Ops through which ONNX carries the contents of shapes."""
+
+
+def _is_cheap(model: onnx.ModelProto) -> bool:
+    """Whether the contents of shapes, carried through the model, stay small: a ``Concat(s, s)`` doubles them."""
+    infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    rank = max((len(i.type.tensor_type.shape.dim) for i in infos), default=0)
+    largest = max(rank, 16)
+    integers = (TensorProto.INT64, TensorProto.INT32)
+    sizes = {t.name: math.prod(t.dims) for t in model.graph.initializer if t.data_type in integers}
+    for outer in model.graph.node:
+        for node in (*inner_nodes(outer), outer):
+            if node.op_type == "Constant":
+                size = sum(math.prod(t.dims) for t in tensors_of(node)) or len(node.attribute[:1])
+            elif node.op_type == "Shape":
+                size = largest
+            elif node.op_type == "Concat":
+                size = sum(sizes.get(n, 0) for n in node.input)
+            elif node.op_type in _DATA_OPS:
+                size = max((sizes.get(n, 0) for n in node.input), default=0)
+            else:
+                continue
+            largest = max(largest, size)
+            sizes.update((n, size) for n in node.output)
+    return largest <= CARRIED_ELEMENTS
 
 
 def _symbols(infos: Iterable[onnx.ValueInfoProto]) -> frozenset[str]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import onnx
 from onnx import NodeProto, TensorProto, helper, version_converter
 
 from amctc.errors import UnsupportedError, printable
-from amctc.onnx_bridge.subgraphs import inner_nodes
+from amctc.onnx_bridge.names import Names
+from amctc.onnx_bridge.subgraphs import bodies, captured_names, defined_names, inner_names, inner_nodes
 from amctc.onnx_bridge.tensors import value_info
 from amctc.ops.onnx import Node
 from amctc.types import TensorType
 
 OPSET = 17
 """Version we write unless a model is newer: old enough for every runtime of note, new enough for QDQ per channel."""
+
+OVERLOOKED = {"Scan": 9, "Hardmax": 13}
+"""Ops that changed in this version (no batch axis; one axis only), which ONNX's converter overlooks."""
 
 
 @functools.cache
@@ -25,6 +30,16 @@ def since_version(op_type: str, domain: str, version: int) -> int | None:
         return int(onnx.defs.get_schema(op_type, version, domain).since_version)
     except Exception:  # SchemaError is not exported
         return None
+
+
+@functools.cache
+def attribute_types(op_type: str, version: int) -> Mapping[str, int]:
+    """Types (of AttributeProto) of the attributes of an op of the default domain; empty for an unknown op."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except Exception:  # SchemaError is not exported
+        return {}
+    return {name: int(a.type.value) for name, a in schema.attributes.items()}
 
 
 def same_meaning(node: NodeProto, old: int, new: int) -> bool:
@@ -38,33 +53,64 @@ def same_meaning(node: NodeProto, old: int, new: int) -> bool:
 
 
 def upgraded(
-    node: NodeProto, version: int, operands: Sequence[TensorType | None], constants: Mapping[str, TensorProto]
+    node: NodeProto, version: int, known: Mapping[str, TensorType], constants: Mapping[str, TensorProto]
 ) -> list[NodeProto] | None:
     """The node rewritten for :data:`OPSET` by ONNX's own converter; ``None`` where it cannot and the node stays as is.
 
-    Several nodes come back where, for example, an attribute became an operand; their new names carry the node's.
+    ``known`` are the types of the values it reads, captured ones included. Several nodes come back where, for example,
+    an attribute became an operand; their new names carry the node's.
     """
     if same_meaning(node, version, OPSET):
         return [node]
-    if any(True for _ in inner_nodes(node)):
+    if any(version < OVERLOOKED.get(n.op_type, 0) for n in (node, *inner_nodes(node))):
         return None
-    named = {n: t for n, t in zip(node.input, operands, strict=False) if n and t is not None}
-    inputs = [value_info(n, t) for n, t in named.items() if n not in constants]
+    inputs = [value_info(n, t) for n, t in known.items() if n not in constants]
     outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
-    graph = helper.make_graph([node], "node", inputs, outputs, [constants[n] for n in named if n in constants])
+    graph = helper.make_graph([node], "node", inputs, outputs, [constants[n] for n in known if n in constants])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
     try:
         newer = version_converter.convert_version(model, OPSET)
     except Exception:  # the C++ converter raises bare exceptions for ops it does not know
         return None
-    prefix = node.output[0]
-    fixed = {*node.input, *node.output}
+    if version < 11:
+        for part in newer.graph.node:
+            _keep_coordinates(part)
+    if _lost(newer, constants) or _hidden(node, newer.graph.node):
+        return None
+    prefix = next(n for n in node.output if n)
+    kept = {*node.input, *node.output, *captured_names(node), *inner_names(node), *constants, ""}
+    fresh = Names(kept).fresh
+    made_up = {o: fresh(f"{prefix}/{o}") for part in newer.graph.node for o in part.output if o not in kept}
     for part in newer.graph.node:
-        for names in (part.input, part.output):
-            for k, n in enumerate(names):
-                if n and n not in fixed and n not in constants:
-                    names[k] = f"{prefix}/{n}"
-    return list(newer.graph.node) if not _lost(newer, constants) else None
+        _rename(part, made_up, kept, fresh)
+    return list(newer.graph.node)
+
+
+def _hidden(node: NodeProto, parts: Sequence[NodeProto]) -> bool:
+    """True when a name that the converter made up in a body is one that the bodies of ``node`` use already."""
+    old = Counter(defined_names(node))
+    new = Counter(name for part in parts for name in defined_names(part))
+    return any(new[name] > old[name] for name in {*captured_names(node), *old})
+
+
+def _rename(node: NodeProto, names: Mapping[str, str], kept: Set[str], fresh: Callable[[str], str]) -> None:
+    """Give ``node`` the new ``names``, and names of their own to what the converter made up in its bodies."""
+    for field in (node.input, node.output):
+        field[:] = [names.get(n, n) for n in field]
+    for body in bodies(node):
+        inside = {**names, **{o: fresh(o) for inner in body.node for o in inner.output if o not in kept}}
+        typed = [info for info in body.value_info if info.name in kept]
+        body.ClearField("value_info")
+        body.value_info.extend(typed)
+        for inner in body.node:
+            _rename(inner, inside, kept, fresh)
+
+
+def _keep_coordinates(node: NodeProto) -> None:
+    """Upsample and the first Resize were asymmetric; the converter leaves their successor its default, half_pixel."""
+    if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+        modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        node.attribute.extend(helper.make_attribute(name, mode) for name, mode in modes.items())
 
 
 def _lost(model: onnx.ModelProto, constants: Mapping[str, TensorProto]) -> bool:

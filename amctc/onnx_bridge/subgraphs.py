@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+DEFAULT = ("", "ai.onnx")
+"""The two spellings of the default domain."""
+
+CAPTURED, DOMAIN = "captured", "domain:"
+"""Metadata of a carried node: a name its bodies capture (once each), the version of another domain they use."""
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
@@ -40,17 +46,27 @@ def inner_names(node: NodeProto) -> set[str]:
     return {name for _, local in _scopes(node) for name in local}
 
 
+def defined_names(node: NodeProto) -> Iterator[str]:
+    """Each name made inside the bodies of ``node``, as often as it is made."""
+    for body, _ in _scopes(node):
+        yield from _own(body)
+
+
 def _scopes(node: NodeProto) -> Iterator[tuple[GraphProto, frozenset[str]]]:
     """The bodies of ``node``, outer ones first, each with the names made in it and in the bodies around it."""
     stack: list[tuple[GraphProto, frozenset[str]]] = [(g, frozenset()) for g in bodies(node)]
     while stack:
         graph, outer = stack.pop(0)
-        local = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-        local |= {t.values.name for t in graph.sparse_initializer}
-        local |= {o for inner in graph.node for o in inner.output}
-        scope = outer | local
+        scope = outer.union(_own(graph))
         yield graph, scope
         stack.extend((g, scope) for inner in graph.node for g in bodies(inner))
+
+
+def _own(graph: GraphProto) -> Iterator[str]:
+    """Names made in the body ``graph`` itself."""
+    yield from {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    yield from (t.values.name for t in graph.sparse_initializer)
+    yield from (o for inner in graph.node for o in inner.output if o)
 
 
 def inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
@@ -60,3 +76,37 @@ def inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
         for inner in stack.pop().node:
             yield inner
             stack.extend(bodies(inner))
+
+
+def tensors_of(node: NodeProto) -> Iterator[TensorProto]:
+    """All tensors in the attributes of ``node`` and in its bodies."""
+    for inner in (node, *inner_nodes(node)):
+        for attribute in inner.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+        for graph in bodies(inner):
+            yield from graph.initializer
+
+
+def with_plain_domain(model: ModelProto) -> ModelProto:
+    """The model with its default domain spelled "", in bodies too; itself if it is."""
+    imports = {o.domain for o in model.opset_import}
+    if "ai.onnx" not in imports and not any(n.domain == "ai.onnx" for n in _all_nodes(model)):
+        return model
+    plain = ModelProto()
+    plain.CopyFrom(model)
+    for node in _all_nodes(plain):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    plain.ClearField("opset_import")
+    plain.opset_import.extend(o for o in model.opset_import if o.domain != "ai.onnx")
+    if "" not in imports:
+        plain.opset_import.add(version=next(o.version for o in model.opset_import if o.domain == "ai.onnx"))
+    return plain
+
+
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    for node in model.graph.node:
+        yield node
+        yield from inner_nodes(node)

@@ -12,7 +12,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from amctc.data import ArrayData, Data, FileData
-from amctc.errors import InputError, UnsupportedError, printable
+from amctc.errors import InputError, LimitError, UnsupportedError, printable
+from amctc.onnx_bridge.subgraphs import tensors_of
 from amctc.types import I4, SCALAR_TYPES, U4, Array, Dim, Elem, QuantizedType, ScalarType, TensorType
 
 ELEM_TYPES: dict[int, ScalarType] = {
@@ -29,6 +30,9 @@ ELEM_TYPES: dict[int, ScalarType] = {
     TensorProto.FLOAT8E4M3FNUZ: SCALAR_TYPES["f8e4m3fnuz"], TensorProto.FLOAT8E5M2FNUZ: SCALAR_TYPES["f8e5m2fnuz"],
 }  # fmt: skip
 _CODES = {t.name: code for code, t in ELEM_TYPES.items()}
+
+BODY_LIMIT = 1 << 30
+"""Most bytes of external data that one carried node's attributes and bodies may hold: they are kept in memory."""
 
 ExternalFile = Callable[[str], Path]
 """Resolves the name of an external-data file to a path that is safe to read, or raises."""
@@ -61,7 +65,7 @@ def tensor_data(tensor: TensorProto, external: ExternalFile | None) -> tuple[Dat
         if len(tensor.raw_data) != wanted:
             raise InputError(f"{len(tensor.raw_data)} bytes for {list(shape)} {elem}, expected {wanted}", where=where,
                              remedy="the file is damaged; export the model again")  # fmt: skip
-    elif count and _typed_length(tensor) not in (count, 2 * count, (count + 1) // 2):
+    elif _typed_length(tensor) != _entries(count, elem):
         raise InputError(f"{_typed_length(tensor)} elements for shape {list(shape)}", where=where,
                          remedy="the file is damaged; export the model again")  # fmt: skip
     array = numpy_helper.to_array(tensor)
@@ -69,8 +73,14 @@ def tensor_data(tensor: TensorProto, external: ExternalFile | None) -> tuple[Dat
 
 
 def _typed_length(tensor: TensorProto) -> int:
-    fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-    return sum(len(getattr(tensor, f)) for f in fields)
+    return len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+
+
+def _entries(count: int, elem: ScalarType) -> int:
+    """Entries of a typed data field for ``count`` elements: two for a complex number, one for two int4 values."""
+    if elem.name in ("c64", "c128"):
+        return 2 * count
+    return -(-count // 2) if elem in (I4, U4) else count
 
 
 def _external(
@@ -90,6 +100,25 @@ def _external(
     if length is not None and length != wanted:
         raise InputError(f"external length {length}, expected {wanted}", where=where, remedy="the file is damaged")
     return FileData(external(entries.get("location", "")), offset, shape, elem.dtype)
+
+
+def with_contents(node: onnx.NodeProto, external: ExternalFile | None) -> onnx.NodeProto:
+    """The node with external tensors of its attributes and bodies read in; itself if it has none."""
+    if not any(t.data_location == TensorProto.EXTERNAL for t in tensors_of(node)):
+        return node
+    whole = onnx.NodeProto()
+    whole.CopyFrom(node)
+    total = 0
+    for tensor in tensors_of(whole):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            data, elem = tensor_data(tensor, external)
+            total += data.nbytes
+            if total > BODY_LIMIT:
+                raise LimitError(
+                    f"the node's own tensors hold more than {BODY_LIMIT} bytes", remedy="make them initializers"
+                )
+            tensor.CopyFrom(tensor_proto(tensor.name, data.read(), elem))
+    return whole
 
 
 def tensor_proto(name: str, array: Array, elem: Elem) -> TensorProto:

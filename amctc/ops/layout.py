@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amctc.ops.shapes import concatenated, reshaped
+from amctc.ops.shapes import broadcast, concatenated, normalized_axes, reshaped
 from amctc.schema import OpKind, Trait, register
-from amctc.types import Dim, QuantizedType, ScalarType, TensorType
+from amctc.types import Dim, QuantizedType, ScalarType, TensorType, dims_agree
 
 
-def _one_scale(kind: OpKind, *types: TensorType | None) -> None:
+def one_scale(kind: OpKind, *types: TensorType | None) -> None:
     """C4: quantized operands have one scale and agree on it."""
     elems = {t.elem for t in types if t is not None}
     kind.require(len(elems) == 1, 4, f"operands of different element types {sorted(map(str, elems))}")
@@ -42,7 +42,7 @@ class Concat(OpKind):
         self.require(len(types) >= 1, 1, "nothing to concatenate")
         rank = types[0].rank
         self.require(-rank <= self.axis < rank, 2, f"axis {self.axis} of rank {rank} operands")
-        _one_scale(self, *types)
+        one_scale(self, *types)
         return (TensorType(concatenated(types, self.axis % rank, f"{self.op_name}.C3"), types[0].elem),)
 
 
@@ -58,7 +58,7 @@ class Flatten(OpKind):
         (x,) = operands
         assert x is not None
         self.require(-x.rank <= self.axis <= x.rank, 2, f"axis {self.axis} of a rank {x.rank} operand")
-        _one_scale(self, x)
+        one_scale(self, x)
         axis = self.axis % x.rank if self.axis < 0 else self.axis
         return (TensorType((_product(x.dims[:axis]), _product(x.dims[axis:])), x.elem),)
 
@@ -86,7 +86,7 @@ class Reshape(OpKind):
         """C2 the target holds as many elements, C4 one scale."""
         (x,) = operands
         assert x is not None
-        _one_scale(self, x)
+        one_scale(self, x)
         return (TensorType(reshaped(x.dims, self.shape, self.allow_zero, f"{self.op_name}.C2"), x.elem),)
 
 
@@ -102,8 +102,61 @@ class Transpose(OpKind):
         (x,) = operands
         assert x is not None
         self.require(sorted(self.permutation) == list(range(x.rank)), 2, f"{list(self.permutation)} permutes no {x}")
-        _one_scale(self, x)
+        one_scale(self, x)
         return (TensorType(tuple(x.dims[p] for p in self.permutation), x.elem),)
+
+
+@register("nn.squeeze", "x", Trait.MONOTONIC)
+@dataclass(frozen=True)
+class Squeeze(OpKind):
+    """x without ``axes``, each of size 1 (ONNX Squeeze; the axes are an operand from opset 13)."""
+
+    axes: tuple[int, ...]
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """C2 at least one axis, in range and once each, C3 they have size 1, C4 one scale."""
+        (x,) = operands
+        assert x is not None
+        self.require(len(self.axes) >= 1, 2, "no axis")
+        axes = normalized_axes(self.axes, x.rank, f"{self.op_name}.C2")
+        self.require(all(dims_agree(x.dims[a], 1) for a in axes), 3, f"axes {[*axes]} of {x} are not all 1")
+        one_scale(self, x)
+        return (TensorType(tuple(d for i, d in enumerate(x.dims) if i not in axes), x.elem),)
+
+
+@register("nn.unsqueeze", "x", Trait.MONOTONIC)
+@dataclass(frozen=True)
+class Unsqueeze(OpKind):
+    """x with new axes of size 1 (ONNX Unsqueeze); ``axes`` are theirs in the result, an operand from opset 13."""
+
+    axes: tuple[int, ...]
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """C2 at least one axis, in range of the result and once each, C4 one scale."""
+        (x,) = operands
+        assert x is not None
+        self.require(len(self.axes) >= 1, 2, "no axis")
+        rank = x.rank + len(self.axes)
+        axes = normalized_axes(self.axes, rank, f"{self.op_name}.C2")
+        one_scale(self, x)
+        rest = iter(x.dims)
+        return (TensorType(tuple(1 if i in axes else next(rest) for i in range(rank)), x.elem),)
+
+
+@register("nn.expand", "x", Trait.MONOTONIC)
+@dataclass(frozen=True)
+class Expand(OpKind):
+    """x repeated along axes of size 1 until it has the shape that it and ``shape`` broadcast to (ONNX Expand)."""
+
+    shape: tuple[int, ...]
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """C2 the shapes broadcast, C4 one scale."""
+        (x,) = operands
+        assert x is not None
+        self.require(min(self.shape, default=0) >= 0, 2, f"{list(self.shape)} is no shape")
+        one_scale(self, x)
+        return (TensorType(broadcast(x.dims, self.shape, f"{self.op_name}.C2"), x.elem),)
 
 
 @register("nn.cast", "x")

@@ -181,6 +181,17 @@ def weight_channel_axis(kind: Layer, weight: TensorType) -> int:
     return weight.rank - 1
 
 
+def weight_input_axis(kind: Layer, weight: TensorType) -> int:
+    """Axis of the weight that runs over input channels (for a grouped Conv: within one group)."""
+    if isinstance(kind, Conv):
+        return 1
+    if isinstance(kind, ConvTranspose):
+        return 0
+    if isinstance(kind, Gemm):
+        return 1 if kind.trans_b else 0
+    return max(weight.rank - 2, 0)
+
+
 def result_channel_axis(kind: Layer, rank: int) -> int:
     """Axis of the result that runs over output channels."""
     return 1 if isinstance(kind, Conv | ConvTranspose) else rank - 1

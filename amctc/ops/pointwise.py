@@ -1,4 +1,4 @@
-"""nn ops that work element by element: activations, arithmetic, batch normalisation, softmax."""
+"""nn ops that work element by element: the activations a layer can carry, and arithmetic with broadcasting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from amctc.ops.shapes import broadcast
 from amctc.schema import OpKind, Trait, register
-from amctc.types import ScalarType, TensorType, dims_agree
+from amctc.types import ScalarType, TensorType
 
 
 def same_float(kind: OpKind, number: int, *types: TensorType | None) -> ScalarType:
@@ -23,7 +23,9 @@ def same_float(kind: OpKind, number: int, *types: TensorType | None) -> ScalarTy
 
 
 @dataclass(frozen=True)
-class _Unary(OpKind):
+class Unary(OpKind):
+    """What every op of one float operand has that keeps its type."""
+
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         """C1: a floating-point operand; the result has its type."""
         (x,) = operands
@@ -34,13 +36,13 @@ class _Unary(OpKind):
 
 @register("nn.relu", "x", Trait.ELEMENTWISE)
 @dataclass(frozen=True)
-class Relu(_Unary):
+class Relu(Unary):
     """max(x, 0)."""
 
 
 @register("nn.leaky_relu", "x", Trait.ELEMENTWISE)
 @dataclass(frozen=True)
-class LeakyRelu(_Unary):
+class LeakyRelu(Unary):
     """x where x >= 0, alpha·x elsewhere."""
 
     alpha: float = 0.01
@@ -48,7 +50,7 @@ class LeakyRelu(_Unary):
 
 @register("nn.clip", "x", Trait.ELEMENTWISE)
 @dataclass(frozen=True)
-class Clip(_Unary):
+class Clip(Unary):
     """min(max(x, low), high) with constant bounds; infinite bounds are open. ``low > high`` gives high (ONNX)."""
 
     low: float = -math.inf
@@ -57,33 +59,6 @@ class Clip(_Unary):
 
 Activation: TypeAlias = Relu | LeakyRelu | Clip
 """Activations a layer can carry."""
-
-
-@register("nn.sigmoid", "x", Trait.ELEMENTWISE)
-@dataclass(frozen=True)
-class Sigmoid(_Unary):
-    """1 / (1 + exp(-x))."""
-
-
-@register("nn.tanh", "x", Trait.ELEMENTWISE)
-@dataclass(frozen=True)
-class Tanh(_Unary):
-    """Hyperbolic tangent."""
-
-
-@register("nn.softmax", "x")
-@dataclass(frozen=True)
-class Softmax(_Unary):
-    """exp(x) over its sum along one axis (ONNX opset 13 meaning)."""
-
-    axis: int = -1
-
-    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
-        """C1 floating point, C2 the axis exists."""
-        (x,) = operands
-        assert x is not None
-        self.require(-x.rank <= self.axis < x.rank, 2, f"axis {self.axis} of a rank {x.rank} operand")
-        return super().infer(x)
 
 
 @dataclass(frozen=True)
@@ -121,20 +96,13 @@ class Div(_Binary):
     """a / b with broadcasting."""
 
 
-@register("nn.batch_norm", "x gamma beta mean var")
+@register("nn.min", "a b", Trait.COMMUTATIVE, Trait.ELEMENTWISE)
 @dataclass(frozen=True)
-class BatchNorm(OpKind):
-    """Inference batch normalisation over axis 1: (x - mean) / sqrt(var + eps) · gamma + beta."""
+class Min(_Binary):
+    """The smaller of a and b with broadcasting (ONNX Min of two operands); NaN wins."""
 
-    eps: float = 1e-5
 
-    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
-        """C1 floating point, C2 rank >= 2, C3 parameters of shape ``[C]``."""
-        x, *parameters = operands
-        same_float(self, 1, *operands)
-        assert x is not None
-        self.require(x.rank >= 2, 2, f"{x} has no channel axis")
-        for p in parameters:
-            assert p is not None
-            self.require(p.rank == 1 and dims_agree(p.dims[0], x.dims[1]), 3, f"parameter {p} for {x.dims[1]} channels")
-        return (x,)
+@register("nn.max", "a b", Trait.COMMUTATIVE, Trait.ELEMENTWISE)
+@dataclass(frozen=True)
+class Max(_Binary):
+    """The larger of a and b with broadcasting (ONNX Max of two operands); NaN wins."""

@@ -71,3 +71,17 @@ class GlobalAveragePool(OpKind):
         assert x is not None
         self.require(x.rank >= 3, 1, f"{x} has no spatial axes")
         return (TensorType((*x.dims[:2], *(1 for _ in x.dims[2:])), elem),)
+
+
+@register("nn.global_max_pool", "x", Trait.MONOTONIC)
+@dataclass(frozen=True)
+class GlobalMaxPool(OpKind):
+    """The largest element over all spatial axes, each kept with size 1. Works on any ordered element type."""
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """C1 at least one spatial axis, all with elements; C4 one scale."""
+        (x,) = operands
+        assert x is not None
+        self.require(x.rank >= 3 and 0 not in x.dims[2:], 1, f"{x} has nothing to pool")
+        self.require(getattr(x.elem, "axis", None) is None, 4, "per-channel scales under a pool")
+        return (TensorType((*x.dims[:2], *(1 for _ in x.dims[2:])), x.elem),)

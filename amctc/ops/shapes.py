@@ -136,3 +136,37 @@ def concatenated(types: Sequence[TensorType], axis: int, rule: str) -> Shape:
     if len(sizes) > 1 and all(isinstance(s, int) for s in sizes):
         merged[axis] = sum(s for s in sizes if isinstance(s, int))
     return tuple(merged)
+
+
+def normalized_axes(axes: Sequence[int], rank: int, rule: str) -> tuple[int, ...]:
+    """``axes`` counted from the front; constraint ``rule`` is broken by one out of range or met twice."""
+    require(all(-rank <= a < rank for a in axes), rule, f"axes {list(axes)} of a rank {rank} tensor")
+    found = tuple(a % rank for a in axes)
+    require(len(set(found)) == len(found), rule, f"axes {list(axes)} name one twice")
+    return found
+
+
+def slice_range(size: int, start: int, end: int, step: int) -> range:
+    """Positions that ONNX Slice takes from an axis of ``size`` elements, in order.
+
+    Unlike Python a backward slice starts at element 0 at the least: ``start`` is clamped to the elements that exist.
+    """
+    start, end = start + size if start < 0 else start, end + size if end < 0 else end
+    if size == 0:
+        return range(0)
+    if step > 0:
+        return range(min(max(start, 0), size), min(max(end, 0), size), step)
+    return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
+
+
+FAR = (1 << 31) - 1
+"""Positions from here on mean "to the end" in files: no axis is longer."""
+
+
+def sliced_dim(size: Dim, start: int, end: int, step: int) -> Dim:
+    """How many elements a slice takes; a symbol stays where all are taken, forwards or backwards."""
+    if isinstance(size, int):
+        return len(slice_range(size, start, end, step))
+    forwards = step == 1 and start == 0 and end >= FAR
+    backwards = step == -1 and (start == -1 or start >= FAR) and end <= -FAR
+    return size if forwards or backwards else None

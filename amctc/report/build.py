@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from amctc.cost import estimate, layer_macs
 from amctc.errors import UnsupportedError
 from amctc.ir import Graph, Op, Value, constant_data, layer_name
+from amctc.numerics.fixed_point import unpack_dequant
 from amctc.ops import ascend, nn, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Note, PassRecord
 from amctc.report.compare import Comparison
 from amctc.report.model import ChoiceReport, CompressionReport, LayerReport
+from amctc.schema import OpKind, Trait
 from amctc.targets import Profile
-from amctc.types import F16, I8
+from amctc.types import F16, F32, I4, I8
 
 
 def build_report(
@@ -54,7 +58,7 @@ def build_report(
         agreement=round(comparison.agreeing / compared, 6) if compared else None,
         overflows=tuple(sorted(comparison.overflows.items())), time_us=total, float_time_us=float_total,
         passes=tuple((p.name, tuple(sorted(p.rewrites.items()))) for p in passes),
-        choices=used_choices(integer_graph, target),
+        choices=used_choices(integer_graph, target, overflowed=bool(comparison.overflows)),
         notes=tuple(f"{n.layer}: {n.text}" for n in notes if n.layer not in named), atc=atc,
     )  # fmt: skip
 
@@ -110,11 +114,18 @@ def _edges(graph: Graph) -> dict[str, str]:
     return found
 
 
+QUIET = (
+    nn.Cast, nn.Expand, nn.Flatten, nn.Gather, nn.Identity, nn.Reshape, nn.Slice, nn.Split, nn.Squeeze, nn.Transpose,
+    nn.Unsqueeze,
+)  # fmt: skip
+"""Op kinds that move data and compute nothing."""
+
+
 def _float_ops(graph: Graph) -> tuple[str, ...]:
     """What the target computes in float, as ``op (layer)``; casts and moves of data left out."""
     listed = []
     for op in graph.ops:
-        quiet = isinstance(op.kind, nn.Cast | nn.Reshape | nn.Flatten | nn.Transpose | nn.Identity)
+        quiet = isinstance(op.kind, QUIET)
         computed = any(r.type.is_float for r in op.results) and bool(op.operands)
         if computed and not quiet and not op.kind.op_name.startswith("ascend."):
             kind = op.kind.op_type if isinstance(op.kind, Node) else op.kind.op_name.removeprefix("nn.")
@@ -135,18 +146,59 @@ def _times(graph: Graph, target: Profile) -> tuple[dict[str, float], float | Non
     return times, None if result.total_us is None else round(result.total_us, 3)
 
 
-def used_choices(graph: Graph, target: Profile) -> tuple[ChoiceReport, ...]:
-    """The choices that are not certain and that this graph depends on."""
+def used_choices(graph: Graph, target: Profile, *, overflowed: bool = False) -> tuple[ChoiceReport, ...]:
+    """The choices that are not certain and that a run of this graph depends on, as it is after the target's compiler.
+
+    ``overflowed`` tells that accumulators left int32 in the run. A requantization counts as used where the target
+    makes one, and where it could but dequantizes and quantizes.
+    """
     kinds = {type(op.kind) for op in graph.ops}
-    slopes = {op.kind.slope for op in graph.ops if isinstance(op.kind, ascend.Requant)}
     halves = any(r.type.elem == F16 for op in graph.ops for r in op.results)
+    exact = (ascend.AntiQuant, nn.Identity, nn.Relu)
+    rounded = [o for o in graph.ops if Trait.ELEMENTWISE in o.kind.traits and not isinstance(o.kind, exact)]
+    elementwise = any(o.results[0].type.elem in (F16, F32) for o in rounded)
+    layers = [op for op in graph.ops if isinstance(op.kind, ascend.Conv)]
+    dequantizes = bool({ascend.Dequant, ascend.AntiQuant} & kinds)
     used = {
-        "quant_mode": ascend.Quant in kinds, "dequant_multiplier": ascend.Dequant in kinds,
-        "dequant_overflow": ascend.Dequant in kinds, "requant": ascend.Requant in kinds,
-        "requant_leaky": bool(slopes - {0.0, 1.0}), "elementwise": nn.Add in kinds and halves,
-        "max_pool_int8": any(isinstance(o.kind, nn.MaxPool) and o.result.type.elem == I8 for o in graph.ops),
+        "quant_mode": ascend.Quant in kinds, "accumulate_overflow": overflowed,
+        "dequant_multiplier": ascend.Dequant in kinds, "dequant_overflow": dequantizes,
+        "dequant_guard": ascend.Dequant in kinds, "shift_field": any(map(_shifts, graph.ops)),
+        "requant": ascend.Requant in kinds or any(map(_unfused, graph.ops)),
+        "requant_leaky": any(isinstance(o.kind, ascend.Requant) and o.kind.slope not in (0.0, 1.0) for o in graph.ops)
+        or any(map(_unfused_leaky, graph.ops)),
+        "elementwise": elementwise and (halves or target.elementwise == "f32"),
+        "max_pool_int8": any(isinstance(o.kind, nn.MaxPool) and o.result.type.elem == I8 for o in graph.ops)
+        or any(isinstance(o.kind, ascend.Quant) and isinstance(_kind_before(o), nn.MaxPool) for o in graph.ops),
         "float_island": halves, "island_overflow": halves,
+        "w4a8_conv": any(op.operands[1] is not None and op.operands[1].type.elem == I4 for op in layers),
     }  # fmt: skip
     return tuple(
         ChoiceReport(c.name, c.value, c.tag, c.rule) for c in target.choices if c.tag != "C" and used.get(c.name)
     )
+
+
+def _before(op: Op) -> Op | None:
+    return None if op.operands[0] is None else op.operands[0].producer
+
+
+def _kind_before(op: Op) -> OpKind | None:
+    before = _before(op)
+    return None if before is None else before.kind
+
+
+def _unfused(op: Op) -> bool:
+    """Whether a quantizer reads a dequantized accumulator, through an activation or not."""
+    before = _before(op) if isinstance(op.kind, ascend.Quant) else None
+    if before is not None and isinstance(before.kind, nn.Relu | nn.LeakyRelu | nn.Clip):
+        before = _before(before)
+    return before is not None and isinstance(before.kind, ascend.Dequant)
+
+
+def _unfused_leaky(op: Op) -> bool:
+    return _unfused(op) and isinstance(_kind_before(op), nn.LeakyRelu)
+
+
+def _shifts(op: Op) -> bool:
+    """Whether a dequantization shifts its accumulator (N16)."""
+    data = constant_data(op.operand(1)) if isinstance(op.kind, ascend.Dequant) else None
+    return data is not None and data.dtype == np.uint64 and bool(unpack_dequant(data.read())[1].any())

@@ -103,3 +103,25 @@ class Evaluation:
     top5: float | None
     agreement: float | None
     sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """A run with one choice that is not certain made differently (N26).
+
+    ``choice`` is set to ``value`` in place of ``default``; ``tag`` and ``rule`` say how well it is known and by which
+    rule. Shares are of samples: ``same`` have the same bits in the first output as the run without changes, and in
+    ``same_class`` its largest element is the same. ``agreement`` and ``sqnr_db`` are against the float reference,
+    ``None`` without one. ``simulated`` is false for a value that no kernel computes: then every share is ``None``.
+    """
+
+    choice: str
+    value: str
+    default: str
+    tag: str
+    rule: str
+    simulated: bool = True
+    same: float | None = None
+    same_class: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None

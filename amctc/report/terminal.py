@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from amctc.errors import printable
-from amctc.report.model import CompressionReport, Evaluation, LayerReport
+from amctc.report.model import CompressionReport, Evaluation, LayerReport, VariantResult
 from amctc.report.table import Column, fitted, print_table
 from amctc.report.units import (
     ABSENT,
@@ -162,3 +162,34 @@ def print_evaluations(rows: Sequence[tuple[str, Evaluation]], console: Console) 
         Column("SQNR dB", [db_text(e.sqnr_db) for e in scores], True),
     ]
     print_table([c for c in columns if any(cell != ABSENT for cell in c.cells)], console)
+
+
+def print_variants(rows: Sequence[VariantResult], console: Console) -> None:
+    """What changes when a choice that is not certain is made differently; a line when no choice was used."""
+    if not rows:
+        console.print("This run depends on no arithmetic that is uncertain.")
+        return
+    columns = [
+        Column("choice", [r.choice for r in rows]),
+        Column("tag", [f"[{r.tag}]" for r in rows], rank=3),
+        Column("rule", [r.rule for r in rows], rank=2),
+        Column("instead of", [r.default for r in rows], rank=1),
+        Column("value", [r.value for r in rows]),
+        Column("same bits", [share_text(r.same) for r in rows], True),
+        Column("same class", [share_text(r.same_class) for r in rows], True),
+        Column("agreement", [share_text(r.agreement) for r in rows], True),
+        Column("SQNR dB", [db_text(r.sqnr_db) for r in rows], True),
+    ]
+    console.print(VARIANTS_HEADING, style="bold")
+    print_table([c for c in columns if any(cell != ABSENT for cell in c.cells)], console)
+    missing = [f"{r.choice} = {r.value}" for r in rows if not r.simulated]
+    console.print(VARIANTS_LEGEND, style="dim")
+    if missing:
+        console.print(f"Not simulated: {', '.join(missing)}.")
+
+
+VARIANTS_HEADING = "Other readings of the arithmetic this run depends on ([D] vendor documentation only, [I] inferred)"
+VARIANTS_LEGEND = (
+    "Same bits, same class: samples whose first output, or its largest element, is that of the run above. "
+    "Agreement and SQNR: against the float model."
+)

@@ -150,6 +150,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "epilogue": _one_of(get_args(Epilogue)),
     "storage": _storages,
     "sparsity_4_2": _flag,
+    "sqrt_mode_squares": _flag,
     "c0": _blocks,
     "tile": _tiles,
     "cube_cores": _positive,

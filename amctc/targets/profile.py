@@ -70,8 +70,9 @@ class Profile:
 
     Sizes are in bytes, ``ddr_bandwidth`` in bytes per second. ``None`` is "not published": whoever needs the figure
     must refuse, not guess. ``c0`` is the channel block and ``tile`` the (M, K, N) of one cube step, both by storage.
-    ``sparsity_4_2`` says whether the cube takes 4:2 weights. ``tags`` holds the chip's own tag of a choice where it
-    differs from the general one.
+    ``sparsity_4_2`` says whether the cube takes 4:2 weights, ``sqrt_mode_squares`` whether AscendQuant in sqrt_mode
+    multiplies once by scale · scale instead of twice by scale (N2). ``tags`` holds the chip's own tag of a choice
+    where it differs from the general one.
 
     Every ``Literal`` field from ``quant_mode`` on is a choice; :attr:`choices` lists those the chip can meet.
     """
@@ -96,6 +97,7 @@ class Profile:
     ub_bytes: int | None = None
     ddr_bandwidth: float | None = None
     ddr_bandwidth_tag: Tag | None = None
+    sqrt_mode_squares: bool = False
     tags: Mapping[str, Tag] = field(default_factory=dict, hash=False)
 
     quant_mode: Literal["fp32", "fp16"] = _choice(

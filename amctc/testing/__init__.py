@@ -13,7 +13,10 @@ from amctc.testing import (  # noqa: F401
     ascend_samplers,
     layout_samplers,
     linear_samplers,
+    normalization_samplers,
     pointwise_samplers,
+    reduction_samplers,
+    selection_samplers,
 )
 from amctc.testing.arrays import Recipe
 from amctc.testing.checks import Report, check_rewrite

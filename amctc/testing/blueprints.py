@@ -101,6 +101,14 @@ class Blueprint:
             for index, operand in enumerate(self.operands[pattern])
         )
 
+    def index_of(self, leaf: Pattern[Any]) -> int | None:
+        """How many elements the contents of this leaf choose from, ``None`` where they are no indices."""
+        for pattern, sample in self.samples.items():
+            for index, size in sample.indices:
+                if self.operands[pattern][index] is leaf:
+                    return size
+        return None
+
     def first_position(self, leaf: Pattern[Any]) -> int:
         """Which operand a leaf is, where it is read first."""
         return next(o.index(leaf) for o in self.operands.values() if leaf in o)

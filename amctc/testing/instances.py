@@ -120,6 +120,8 @@ class _Assembly:
         if type_ is None:
             return None
         source = self.bench.source
+        if (index_of := self._blueprint.index_of(pattern)) is not None:
+            return self.bench.constant(type_, index_of=index_of)
         nonnegative = self._blueprint.is_nonnegative(pattern)
         if isinstance(pattern, Weight):
             made = self.bench.constant(type_, nonnegative=nonnegative)

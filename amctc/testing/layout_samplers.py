@@ -6,6 +6,7 @@ import numpy as np
 
 from amctc.data import ArrayData
 from amctc.ops import nn, quant
+from amctc.testing.reduction_samplers import signed, some_axes
 from amctc.testing.samplers import Sample, Wanted, dim, draw_size, draw_type, sampler
 from amctc.testing.source import Source, Unfit
 from amctc.types import (
@@ -112,6 +113,58 @@ def sample_transpose(source: Source, wanted: Wanted) -> Sample:
         dims: Shape = tuple(y.dims[order.index(i)] for i in range(y.rank))
         x = TensorType(dims, y.elem)
     return Sample(source.remember(nn.Transpose(tuple(order))), (x or given,))
+
+
+@sampler(nn.Squeeze)
+def sample_squeeze(source: Source, wanted: Wanted) -> Sample:
+    """One or more axes of size 1 anywhere, counted from either end."""
+    x, y = wanted.operand(0), wanted.result
+    if x is None:
+        kept = (y or draw_type(source, wanted.elem, 1, 3)).dims
+        at = sorted(source.integer(0, len(kept)) for _ in range(source.choice((1, 2))))
+        x = TensorType(_with_ones(kept, at), (y or wanted).elem)
+        return Sample(nn.Squeeze(signed(source, [i + p for i, p in enumerate(at)], x.rank)), (x,))
+    ones = [i for i, d in enumerate(x.dims) if d == 1]
+    return Sample(nn.Squeeze(signed(source, some_axes(source, ones), x.rank)), (x,))
+
+
+def _with_ones(dims: Shape, at: list[int]) -> Shape:
+    """``dims`` with a 1 in front of each of these positions."""
+    return tuple(d for i in range(len(dims) + 1) for d in (*[1] * at.count(i), *dims[i : i + 1]))
+
+
+@sampler(nn.Unsqueeze)
+def sample_unsqueeze(source: Source, wanted: Wanted) -> Sample:
+    """One or more new axes anywhere, counted from either end."""
+    x, y = wanted.operand(0), wanted.result
+    if x is None and y is not None:
+        axes = some_axes(source, [i for i, d in enumerate(y.dims) if d == 1])
+        x = TensorType(tuple(d for i, d in enumerate(y.dims) if i not in axes), y.elem)
+    else:
+        x = x or draw_type(source, wanted.elem, 1, 3)
+        rank = x.rank + source.choice((1, 2)) if y is None else y.rank
+        axes = []
+        while len(axes) < rank - x.rank:
+            axes.append(source.choice([i for i in range(rank) if i not in axes]))
+    return Sample(nn.Unsqueeze(signed(source, axes, x.rank + len(axes))), (x,))
+
+
+@sampler(nn.Expand)
+def sample_expand(source: Source, wanted: Wanted) -> Sample:
+    """Ones repeated, new axes in front; a target shorter than the shape, and ones in it."""
+    x, y = wanted.operand(0), wanted.result
+    if x is None:
+        full = y or draw_type(source, wanted.elem, 1, 4)
+        dims = tuple(1 if isinstance(d, int) and source.flip() else d for d in full.dims)
+        dropped = source.integer(0, len(dims)) if full.is_static and source.flip(0.3) else 0
+        target = tuple(d if isinstance(d, int) else 1 for d in full.dims)
+        return Sample(nn.Expand(target), (TensorType(dims[dropped:], full.elem),))
+    if y is not None:
+        return Sample(nn.Expand(tuple(d if isinstance(d, int) else 1 for d in y.dims)), (x,))
+    grown = tuple(draw_size(source) if d == 1 and source.flip() else d if isinstance(d, int) else 1 for d in x.dims)
+    if source.flip(0.3):
+        return Sample(nn.Expand(grown[source.integer(0, x.rank) :]), (x,))
+    return Sample(nn.Expand((*(draw_size(source) for _ in range(source.integer(0, 1))), *grown)), (x,))
 
 
 @sampler(nn.Cast)

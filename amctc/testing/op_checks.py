@@ -38,7 +38,8 @@ def check_op(
     _check_tables(kind, kernels, magnitude)
 
     def examine(graph: Graph) -> None:
-        op = next(op for op in graph.ops if op.result is graph.outputs[0])
+        op = graph.outputs[0].producer
+        assert op is not None
         check_inference(graph, op)
         check_arity(graph, op)
         check_text(graph)

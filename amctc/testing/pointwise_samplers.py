@@ -1,4 +1,4 @@
-"""Samplers of activations, arithmetic with broadcasting, softmax and pooling."""
+"""Samplers of activations, elementary functions, arithmetic with broadcasting, softmax and pooling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amctc.testing.samplers import (
 )
 from amctc.testing.source import Source, Unfit
 from amctc.testing.windows import draw_window
-from amctc.types import Shape, TensorType
+from amctc.types import BOOL, Shape, TensorType
 
 BOUNDS = ((0.0, 6.0), (-math.inf, math.inf), (0.0, math.inf), (-1.0, 1.0), (2.0, 3.0), (0.0, 1.0), (-math.inf, 0.5),
           (-2.0, -0.5), (1.0, -1.0))  # fmt: skip
@@ -36,8 +36,34 @@ def _unary(kind: type[OpKind]) -> None:
         return Sample(kind(), (_data(source, wanted),))
 
 
-for _unary_kind in (nn.Relu, nn.Sigmoid, nn.Tanh, nn.Identity):
+for _unary_kind in (nn.Relu, nn.Sigmoid, nn.Tanh, nn.Identity, nn.HardSwish, nn.Silu, nn.Mish, nn.Neg, nn.Abs,
+                    nn.Reciprocal, nn.Sqrt, nn.Exp, nn.Erf):  # fmt: skip
     _unary(_unary_kind)
+
+
+@sampler(nn.HardSigmoid)
+def sample_hard_sigmoid(source: Source, wanted: Wanted) -> Sample:
+    """The usual slope, that of hard swish, a negative one."""
+    kind = nn.HardSigmoid(source.choice((0.2, 1 / 6, -0.5)), source.choice((0.5, 0.0)))
+    return Sample(kind, (_data(source, wanted),))
+
+
+@sampler(nn.Elu)
+def sample_elu(source: Source, wanted: Wanted) -> Sample:
+    """Slopes below, at and above one, and a negative one."""
+    return Sample(nn.Elu(source.choice((1.0, 0.5, 2.0, -1.0))), (_data(source, wanted),))
+
+
+@sampler(nn.Gelu)
+def sample_gelu(source: Source, wanted: Wanted) -> Sample:
+    """Both formulas."""
+    return Sample(nn.Gelu(source.flip()), (_data(source, wanted),))
+
+
+@sampler(nn.Pow)
+def sample_pow(source: Source, wanted: Wanted) -> Sample:
+    """Squares, roots, reciprocals, the powers zero and one."""
+    return Sample(nn.Pow(source.choice((2.0, 0.5, 3.0, -1.0, 1.0, 0.0, -0.5))), (_data(source, wanted),))
 
 
 @sampler(nn.LeakyRelu)
@@ -53,11 +79,15 @@ def sample_clip(source: Source, wanted: Wanted) -> Sample:
     return Sample(nn.Clip(*bounds), (_data(source, wanted),))
 
 
-@sampler(nn.Softmax)
-def sample_softmax(source: Source, wanted: Wanted) -> Sample:
-    """Every axis, counted from either end."""
-    x = _data(source, wanted)
-    return Sample(nn.Softmax(source.choice([-1, *range(-x.rank, x.rank)] if x.rank else [])), (x,))
+def _softmax(kind: type[nn.Softmax | nn.LogSoftmax]) -> None:
+    @sampler(kind)
+    def sample_softmax(source: Source, wanted: Wanted) -> Sample:
+        x = _data(source, wanted)
+        return Sample(kind(source.choice([-1, *range(-x.rank, x.rank)] if x.rank else [])), (x,))
+
+
+_softmax(nn.Softmax)
+_softmax(nn.LogSoftmax)
 
 
 def _broadcastable(source: Source, shape: Shape) -> Shape:
@@ -90,8 +120,32 @@ def _binary(kind: type[OpKind]) -> None:
         return Sample(kind(), (a, b))
 
 
-for _binary_kind in (nn.Add, nn.Sub, nn.Mul, nn.Div):
+for _binary_kind in (nn.Add, nn.Sub, nn.Mul, nn.Div, nn.Min, nn.Max):
     _binary(_binary_kind)
+
+
+@sampler(nn.PRelu)
+def sample_prelu(source: Source, wanted: Wanted) -> Sample:
+    """One slope, one per channel, one per element."""
+    x, slope = wanted.operand(0) or wanted.result, wanted.operand(1)
+    if x is None:
+        x = slope if slope is not None and slope.rank else draw_type(source, wanted.elem)
+    return Sample(nn.PRelu(), (x, slope or TensorType(_broadcastable(source, x.dims), x.elem)))
+
+
+@sampler(nn.Where)
+def sample_where(source: Source, wanted: Wanted) -> Sample:
+    """One of the three operands has the result's shape, the others broadcast to it."""
+    condition, a, b = (wanted.operand(i) for i in range(3))
+    elem = next((t.elem for t in (a, b, wanted.result) if t is not None), wanted.default_elem)
+    full = (wanted.result or a or b or condition or draw_type(source, elem)).dims
+    shapes = [full, _broadcastable(source, full), _broadcastable(source, full)]
+    turn = source.integer(0, 2)
+    shapes = shapes[turn:] + shapes[:turn]
+    elems = (BOOL, elem, elem)
+    given = (condition, a, b)
+    types = tuple(g or TensorType(s, e) for g, s, e in zip(given, shapes, elems, strict=True))
+    return Sample(nn.Where(), types)
 
 
 @sampler(nn.MaxPool)
@@ -123,10 +177,14 @@ def _pool(source: Source, wanted: Wanted, kind: type[nn.MaxPool | nn.AveragePool
     return Sample(nn.MaxPool(strides, pads, dilations, kernel, ceil_mode), (data,))
 
 
-@sampler(nn.GlobalAveragePool)
-def sample_global_average_pool(source: Source, wanted: Wanted) -> Sample:
-    """1 to 3 spatial axes."""
-    x, y = wanted.operand(0), wanted.result
-    if x is None and y is not None:
-        x = TensorType((*y.dims[:2], *(draw_size(source) for _ in y.dims[2:])), y.elem)
-    return Sample(nn.GlobalAveragePool(), (x or draw_type(source, wanted.elem, 3, 5),))
+def _global_pool(kind: type[nn.GlobalAveragePool | nn.GlobalMaxPool]) -> None:
+    @sampler(kind)
+    def sample_global_pool(source: Source, wanted: Wanted) -> Sample:
+        x, y = wanted.operand(0), wanted.result
+        if x is None and y is not None:
+            x = TensorType((*y.dims[:2], *(draw_size(source) for _ in y.dims[2:])), y.elem)
+        return Sample(kind(), (x or draw_type(source, wanted.elem, 3, 5),))
+
+
+_global_pool(nn.GlobalAveragePool)
+_global_pool(nn.GlobalMaxPool)

@@ -67,11 +67,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Sample:
-    """An op kind with a type per operand (``None``: absent). Constants at ``nonnegative`` operands are (variances)."""
+    """An op kind with a type per operand (``None``: absent). Constants at ``nonnegative`` operands are (variances).
+
+    ``indices`` pairs an operand that must be a constant with the number of elements its contents choose from.
+    """
 
     kind: OpKind
     operands: tuple[TensorType | None, ...]
     nonnegative: tuple[int, ...] = ()
+    indices: tuple[tuple[int, int], ...] = ()
 
 
 Sampler: TypeAlias = Callable[[Source, Wanted], Sample]
@@ -119,7 +123,7 @@ def draw_sample(
     function: Sampler | None = None,
     where: Callable[[Any], bool] | None = None,
 ) -> tuple[Sample, TensorType]:
-    """A sample that respects ``wanted`` and ``where``, and its only result's type.
+    """A sample that respects ``wanted`` and ``where``, and its first result's type.
 
     Asks the sampler a bounded number of times (the source's patience); :class:`Unfit` after that.
     """
@@ -132,7 +136,7 @@ def draw_sample(
                 reason = "where= refuses"
                 continue
             _respect(sample, wanted)
-            (result,) = sample.kind.infer(*_trimmed(sample.operands))
+            result = sample.kind.infer(*_trimmed(sample.operands))[0]
         except Unfit as unfit:
             reason = str(unfit)
             continue

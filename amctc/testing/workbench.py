@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amctc.data import ArrayData
-from amctc.ir import Constant, Graph, GraphInput, Origin, Result, Value, apply, const, with_operands
+from amctc.ir import Constant, Graph, GraphInput, Origin, Result, Value, build, const, with_operands
 from amctc.ops import nn
 from amctc.schema import OpKind
 from amctc.testing.arrays import draw_recipe, filled
@@ -16,9 +16,11 @@ from amctc.types import TensorType
 CONTEXT: tuple[type[OpKind], ...] = (
     nn.Relu, nn.Add, nn.Conv, nn.Mul, nn.Clip, nn.MaxPool, nn.AveragePool, nn.Sigmoid, nn.Transpose, nn.Concat,
     nn.BatchNorm, nn.Gemm, nn.MatMul, nn.Softmax, nn.Identity, nn.LeakyRelu, nn.Tanh, nn.Sub, nn.Flatten, nn.Reshape,
-    nn.GlobalAveragePool, nn.ConvTranspose,
+    nn.GlobalAveragePool, nn.ConvTranspose, nn.Split, nn.Slice, nn.Pad, nn.Gather, nn.ReduceMean, nn.HardSwish,
+    nn.Relu, nn.Clip, nn.Sigmoid,
 )  # fmt: skip
-"""Op kinds put around an instance. All continuous; division is left out because zeros would make most graphs NaN."""
+"""Op kinds put around an instance, those that rules ask about twice. All continuous; division is left out because
+zeros would make most graphs NaN."""
 
 
 class Workbench:
@@ -37,10 +39,15 @@ class Workbench:
         self.inputs.append(GraphInput(f"x{len(self.inputs)}", type_, data))
         return self.inputs[-1]
 
-    def constant(self, type_: TensorType, *, nonnegative: bool = False) -> Result:
-        """A constant, sometimes one that exists already; symbols in ``type_`` raise :class:`Unfit`."""
+    def constant(self, type_: TensorType, *, nonnegative: bool = False, index_of: int | None = None) -> Result:
+        """A constant, sometimes one that exists already; symbols in ``type_`` raise :class:`Unfit`.
+
+        With ``index_of`` it holds indices of an axis of so many elements, counted from either end.
+        """
         if not type_.is_static:
             raise Unfit(f"{type_} is no type of a constant")
+        if index_of is not None:
+            return const(ArrayData(filled(type_, draw_recipe(self.source)) % (2 * index_of) - index_of), type_.elem)
         alike = [c for c in self._constants if c.type == type_]
         if alike and not nonnegative and self.source.flip(0.15):
             return self.source.choice(alike)
@@ -71,9 +78,12 @@ class Workbench:
     def supplied(self, sample: Sample, given: Sequence[Value]) -> Result:
         """The op of a sample on ``given`` first operands, inputs for another first one, constants for the rest."""
         operands: list[Value | None] = [*given]
+        indices = dict(sample.indices)
         for index, type_ in enumerate(sample.operands[len(given) :], len(given)):
             if type_ is None:
                 operands.append(None)
+            elif index in indices:
+                operands.append(self.constant(type_, index_of=indices[index]))
             elif index == 0:
                 operands.append(self.input(type_))
             elif type_.is_static and self.source.flip(0.9):
@@ -83,10 +93,10 @@ class Workbench:
         return self.apply(sample.kind, *operands)
 
     def apply(self, kind: OpKind, *operands: Value | None) -> Result:
-        """The op, with an origin of its own."""
+        """The first result of the op, which has an origin of its own."""
         self._ops += 1
         onnx_type = type(kind).__name__
-        return apply(kind, *operands, origins=(Origin(f"{onnx_type.lower()}_{self._ops}", onnx_type),))
+        return build(kind, *operands, origins=(Origin(f"{onnx_type.lower()}_{self._ops}", onnx_type),)).results[0]
 
     def follow(self, value: Value, kinds: Sequence[type[OpKind]] = CONTEXT) -> Value:
         """An op that reads ``value``, of one of ``kinds`` where one fits; else an identity."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from amctc.contract import Fact
-from amctc.ir import Graph, Value, constant_data, layer_name
+from amctc.ir import Graph, Op, Value, constant_data, layer_name
+from amctc.numerics.sparsity import has_n_of_m
 from amctc.ops import ascend, nn, quant
-from amctc.types import I8, I16, U64, QuantizedType
+from amctc.types import I8, I16, U64, Array, QuantizedType
 
 
 def _none_of(graph: Graph, kinds: tuple[type, ...]) -> str | None:
@@ -95,3 +96,61 @@ def _biases_quantized(graph: Graph) -> str | None:
 
 BIASES_QUANTIZED = Fact("biases quantized", _biases_quantized)
 """Every layer with a quantized input and weight has a quantized bias, or none."""
+
+
+def sparse_obstacle(op: Op) -> str | None:
+    """Why the sparse cube cannot compute a layer (N22: in groups of four input channels); ``None`` when it can.
+
+    As in the existing tool two channels are too few.
+    """
+    kind, w = op.kind, op.operands[1]
+    assert w is not None
+    if isinstance(kind, nn.Conv | nn.ConvTranspose | ascend.Conv) and kind.group != 1:
+        return "a grouped convolution"
+    if isinstance(kind, nn.MatMul) and w.type.rank != 2:
+        return "the constant side is no matrix"
+    channels = w.type.dims[_input_axis(op)]
+    return f"only {channels} input channels" if isinstance(channels, int) and channels <= 2 else None
+
+
+def _input_axis(op: Op) -> int:
+    kind, w = op.kind, op.operands[1]
+    assert w is not None
+    if isinstance(kind, ascend.Conv):
+        return 1
+    if isinstance(kind, ascend.MatMul):
+        return 1 if kind.trans_b else 0
+    assert isinstance(kind, nn.Layer)
+    return nn.weight_input_axis(kind, w.type)
+
+
+def _dense(graph: Graph) -> str | None:
+    for op in graph.ops:
+        if not isinstance(op.kind, nn.Layer | ascend.Conv | ascend.MatMul):
+            continue
+        weight = _weight(op) if sparse_obstacle(op) is None else None
+        if weight is not None and not has_n_of_m(weight, axis=_input_axis(op)):
+            return f"{layer_name(op)} has more than two of four weights"
+    return None
+
+
+def _weight(op: Op) -> Array | None:
+    """The numbers of a constant weight, or the integers where integer 0 is the number 0."""
+    value = op.operands[1]
+    if is_quantized(value):
+        assert value is not None
+        assert value.producer is not None
+        value = value.producer.operands[0]
+    data = constant_data(value)
+    if data is None:
+        return None
+    elem = None if value is None else value.type.elem
+    if isinstance(elem, QuantizedType) and any(elem.zero_points):
+        return quant.dequantized(data, elem).read()
+    return data.read()
+
+
+TWO_OF_FOUR = Fact("2 of 4", _dense)
+"""Every constant weight that the sparse cube could compute has at most two of four input channels that are not 0 (N22).
+
+``mask-n-of-m`` makes it so where all layers are chosen; what folds and quantizes keeps zeros exact."""

@@ -67,7 +67,9 @@ def scaled_weight(m: Match, kind: nn.Layer, pattern: Weight[Array], scale: Array
     underflows = (before != 0) & (factors != 0) & (np.abs(after) < smallest)
     if underflows.any():
         within = tuple(i for i, d in enumerate(factors.shape) if d == 1)
-        beside = np.maximum(np.abs(after).max(axis=within, keepdims=True), np.abs(per_output_channel(kind, type_, bias)))
+        beside = np.maximum(
+            np.abs(after).max(axis=within, keepdims=True), np.abs(per_output_channel(kind, type_, bias))
+        )
         if (underflows & (beside < HARMLESS * smallest)).any():
             raise NoMatch(f"a scaled weight underflows {data.dtype}")
     return deferred("scale output channels", scaled, data, shape=data.shape, dtype=data.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from amctc.contract import Exact, Lossy
@@ -26,14 +28,27 @@ def fuse_requant(m: Match) -> Value:
     kind = m[quant]
     if unpacked_shift(m[scale]).any():
         raise NoMatch("the accumulator is shifted first (N16)")
-    multiplier = requant_scale(dequant_scale(m[scale]), np.float32(kind.scale))
-    if not (np.isfinite(multiplier).all() and (multiplier > 0).all()):
+    with np.errstate(over="ignore", under="ignore"):
+        product = dequant_scale(m[scale]) * np.float32(kind.scale)
+    if not (np.isfinite(product).all() and (product >= np.finfo(np.float32).tiny).all()):
         raise NoMatch("the product of the scales leaves float32")
+    multiplier = requant_scale(dequant_scale(m[scale]), np.float32(kind.scale))
     slope = _slope(m.get(activation), kind)
     if m[dequant].relu:
         slope = 0.0
     parameter = const(multiplier, name=_parameter_name(m))
     return apply(ascend.Requant(m[dequant].axis, kind.offset, slope), m[acc], parameter)
+
+
+def _without_leaky(m: Match) -> Value:
+    kind: nn.Activation | None = m.get(activation)
+    if isinstance(kind, nn.LeakyRelu):
+        raise NoMatch("the target does not fuse leaky relu (N17)")
+    return fuse_requant(m)
+
+
+fuse_requant_without_leaky = replace(fuse_requant, function=_without_leaky)
+""":data:`fuse_requant` for a target whose requantization has no slope (N17, requant_leaky)."""
 
 
 def dequant_scale(parameter: Array) -> Array:

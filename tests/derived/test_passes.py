@@ -7,9 +7,11 @@ stages of the default pipeline, and what to check comes from the contract.
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,6 +72,16 @@ def all_stages(graph: Graph, samples: Samples) -> list[Graph]:
     return found
 
 
+_staged: dict[str, list[Graph]] = {}
+
+
+def network_stages(network: Graph, samples: Samples) -> list[Graph]:
+    """The stages of a network, made once: graphs do not change."""
+    if network.name not in _staged:
+        _staged[network.name] = all_stages(network, samples)
+    return _staged[network.name]
+
+
 def accepted(item: Pass, staged: Sequence[Graph]) -> list[Graph]:
     """The graphs that meet what a pass requires."""
     return [g for g in staged if all(f.violation(g) is None for f in item.contract.requires)]
@@ -122,7 +134,7 @@ def check_effect(item: Pass, graph: Graph, result: Graph) -> None:
 
 @pytest.mark.parametrize("name", PASSES)
 def test_contract_on_networks(name: str, network: Graph, samples: Samples) -> None:
-    graphs_taken = accepted(made(name), all_stages(network, samples))
+    graphs_taken = accepted(made(name), network_stages(network, samples))
     assert graphs_taken, "no stage of the default pipeline gives a graph this pass takes"
     for graph in {print_graph(g): g for g in graphs_taken}.values():
         check_contract(made(name), graph, samples)
@@ -130,7 +142,7 @@ def test_contract_on_networks(name: str, network: Graph, samples: Samples) -> No
 
 @pytest.mark.parametrize("name", [n for n in PASSES if made(n).contract.requires])
 def test_what_is_required_is_checked(name: str, network: Graph, samples: Samples) -> None:
-    item, staged = made(name), all_stages(network, samples)
+    item, staged = made(name), network_stages(network, samples)
     refused = [g for g in staged if g not in accepted(item, staged)]
     assert refused, "every stage meets the requirements: they say nothing"
     for graph in refused:
@@ -151,7 +163,9 @@ def test_pass_is_documented(name: str) -> None:
 # ----------------------------------------------------------------------------------------------------- drawn graphs
 
 
-FLOAT_PASSES = [n for n in PASSES if isinstance(made(n).contract.effect, Exact | Rounding) and made(n).contract.idempotent]
+FLOAT_PASSES = [
+    n for n in PASSES if isinstance(made(n).contract.effect, Exact | Rounding) and made(n).contract.idempotent
+]
 
 
 @pytest.mark.parametrize("name", FLOAT_PASSES)
@@ -180,7 +194,7 @@ def test_drawn_graphs_pass_the_whole_pipeline(graph: Graph) -> None:
                 raise
             reject()
         outputs = evaluate(staged[-1], samples[0], {**ascend_table(load_profile(DEFAULT_TARGET)), **CARRIED})
-    for before, after in zip(staged, staged[1:], strict=False):
+    for before, after in pairwise(staged):
         check_interface(before, after)
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         assert outputs[name].dtype == value.type.elem.dtype
@@ -205,7 +219,10 @@ def value_of(hint: typing.Any) -> st.SearchStrategy[typing.Any]:
         return st.sampled_from(arguments)
     if origin is tuple:
         return st.lists(value_of(arguments[0]), max_size=3).map(tuple)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*map(value_of, arguments))
     plain = {
+        types.NoneType: st.none(),
         bool: st.booleans(), str: st.text(max_size=6), float: st.floats(allow_nan=False),
         int: st.sampled_from((0, 1, 4, 8, 16, 256, 4096)) | st.integers(),
     }  # fmt: skip
@@ -251,4 +268,6 @@ def test_wrong_value_lists_the_options(name: str) -> None:
         with pytest.raises(UsageError) as caught:
             Pipeline.parse(f"{name}{{{option}=[[x]]}}")
         assert f"option {option!r} of {name!r} wants" in str(caught.value)
-        assert all(f.name.replace("_", "-") in (caught.value.remedy or "") for f in dataclasses.fields(pass_class(name)))
+        assert all(
+            f.name.replace("_", "-") in (caught.value.remedy or "") for f in dataclasses.fields(pass_class(name))
+        )

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from amctc.api import load
-from amctc.cost import Estimate, OpCost, estimate, layer_macs, one_sample
-from amctc.cycles import cube_cycles, vector_cycles
+from amctc.cost import Estimate, OpCost, estimate, layer_macs, one_sample, with_batch
+from amctc.cycles import CubeWork, cube_cycles, cube_work, vector_cycles
 from amctc.errors import UnsupportedError
 from amctc.examples import model_path
 from amctc.ir import Graph, GraphInput, Op, Value, apply, const
@@ -225,3 +225,80 @@ def test_the_example_in_all() -> None:
     layers = result.layers_us
     assert fsum(v for v in layers.values() if v is not None) == pytest.approx(result.total_us)
     assert "/stem/conv/Conv" in layers
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "group", "integer", "padding"),
+    [
+        ((64, 3, 3, 3), 3, 1, False, 1 - 3 / 16),
+        ((64, 3, 3, 3), 3, 1, True, 1 - 3 / 32),
+        ((20, 16, 1, 1), 16, 1, False, 1 - 20 / 32),
+        ((24, 48, 3, 3), 48, 1, True, 1 - 48 * 24 / (64 * 32)),
+        ((64, 1, 3, 3), 64, 64, False, 1 - 1 / 16),  # 16 groups to a block, zeros off the diagonal
+        ((64, 1, 3, 3), 64, 64, True, 1 - 1 / 32),
+        ((64, 32, 3, 3), 64, 2, False, 0),
+    ],
+)
+def test_padding_of_channel_blocks(
+    shape: tuple[int, ...], channels: int, group: int, integer: bool, padding: float
+) -> None:
+    x = given(1, channels, 8, 8, elem=I8 if integer else F32)
+    op = producer(int8_conv(x, *shape, group=group) if integer else conv(x, *shape, group=group))
+    work = cube_work(op, A2)
+    assert work is not None
+    assert work.padding == pytest.approx(padding)
+    assert (work.groups, work.inner, work.outer) == (group, shape[1], shape[0] // group)
+
+
+def test_padding_of_products() -> None:
+    work = cube_work(producer(apply(nn.Gemm(trans_b=True), given("N", 250), weights(100, 250))), A2)
+    assert work is not None
+    assert work.padding == pytest.approx(1 - 250 * 100 / (256 * 112))
+    assert work.share_of_cores(24) == pytest.approx(7 / 24)
+    assert CubeWork(25, 3, 1, 1, 1, 0.0).cycles(24) == 6
+    assert CubeWork(25, 3, 1, 1, 1, 0.0).share_of_cores(24) == pytest.approx(25 / 48)
+
+
+def test_times_of_each_unit_and_what_sets_them() -> None:
+    x = given("N", 64, 56, 56)
+    result = cost_of(apply(nn.Relu(), conv(x, 128, 64, 3, 3)), x)
+    layer, relu = result.ops
+    moved = 2 * (64 * 3136 + 128 * 64 * 9 + 128 * 3136)
+    assert layer.times_us == pytest.approx({"cube": 2376 / 1850, "vector": 0, "memory": moved / 1.6e6})
+    assert relu.times_us == pytest.approx({"cube": 0, "vector": 3 * 66 / 1850, "memory": 4 * 128 * 3136 / 1.6e6})
+    assert layer.weight_bytes == 2 * 128 * 64 * 9
+    assert result.bound_us == pytest.approx({"cube": layer.time_us, "memory": relu.time_us, "vector": 0})
+    assert next(iter(result.bound_us)) == "cube"
+
+
+def test_a_batch_multiplies_all_but_the_weights() -> None:
+    x = given("N", 64, 56, 56)
+    graph = Graph((x,), (conv(x, 128, 64, 3, 3),), ("y",))
+    one, four = only(estimate(graph, A2)), only(estimate(graph, A2, batch=4))
+    assert four.macs == 4 * (one.macs or 0)
+    assert four.bytes == 4 * (one.bytes or 0) - 3 * one.weight_bytes
+    assert four.cube_cycles == -(-4 * 1568 // 24) * 36
+    assert with_batch(graph, 4).outputs[0].type.dims[0] == 4
+
+
+def test_batches_that_a_model_does_not_follow_are_refused() -> None:
+    fixed = given(2, 8)
+    with pytest.raises(UnsupportedError, match="batches of 2 only, not of 3"):
+        with_batch(Graph((fixed,), (apply(nn.Relu(), fixed),), ("y",)), 3)
+    x = given("N", 3)
+    sums = apply(nn.MatMul(), apply(nn.Reshape((1, 3)), x), weights(3, 2))
+    with pytest.raises(UnsupportedError, match="do not follow a batch of 2"):
+        with_batch(Graph((x,), (sums,), ("y",)), 2)
+
+
+def test_a_vector_unit_goes_on_to_the_quantizer_that_alone_reads() -> None:
+    x = given("N", 64, 8, 8, elem=I8)
+    acc = int8_conv(x, 32, 64, 3, 3)
+    clipped = apply(nn.Clip(0.0, 6.0), apply(ascend.Dequant(1), acc, const(np.ones(1, np.uint64))))
+    y = apply(ascend.Quant(1.0, 0), clipped)
+    cost = only(cost_of(y, x, "ascend310"))
+    assert cost.bytes == 64 * 64 + 32 * 64 * 9 + 8 + 32 * 64
+    assert cost.vector_cycles == 3 * 3 * 8  # three ops of 2048 elements on two units
+    assert len(cost_of(y, x).ops) == 3  # the fixpipe has no such buffer
+    both = Graph((x,), (y, clipped), ("y", "c"))
+    assert len(estimate(both, A310).ops) == 3

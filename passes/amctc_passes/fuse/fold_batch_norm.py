@@ -8,7 +8,7 @@ from typing import ClassVar
 from amctc.contract import Contract, Rounding
 from amctc.pipeline import PatternPass, register
 from amctc.rewrite import Rewrite
-from amctc_passes.facts import UNQUANTIZED
+from amctc_passes.facts import TWO_OF_FOUR, UNQUANTIZED
 from amctc_patterns import batch_norm
 
 
@@ -18,7 +18,7 @@ class FoldBatchNorm(PatternPass):
     """Fold batch normalisation into the layer before it: Conv, ConvTranspose, Gemm, MatMul, grouped ones too."""
 
     name: ClassVar[str] = "fold-batch-norm"
-    contract: ClassVar[Contract] = Contract(effect=Rounding(units=2), requires=(UNQUANTIZED,))
+    contract: ClassVar[Contract] = Contract(effect=Rounding(units=2), requires=(UNQUANTIZED,), keeps=(TWO_OF_FOUR,))
 
     def rewrites(self) -> tuple[Rewrite, ...]:
         """Batch normalisation right after a layer."""

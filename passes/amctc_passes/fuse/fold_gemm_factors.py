@@ -8,7 +8,7 @@ from typing import ClassVar
 from amctc.contract import Contract, Rounding
 from amctc.pipeline import PatternPass, register
 from amctc.rewrite import Rewrite
-from amctc_passes.facts import UNQUANTIZED
+from amctc_passes.facts import TWO_OF_FOUR, UNQUANTIZED
 from amctc_patterns import gemm
 
 
@@ -18,7 +18,7 @@ class FoldGemmFactors(PatternPass):
     """Fold alpha and beta into weight and bias, and spread the bias to one per output: the form of integer Gemm."""
 
     name: ClassVar[str] = "fold-gemm-factors"
-    contract: ClassVar[Contract] = Contract(effect=Rounding(units=2), requires=(UNQUANTIZED,))
+    contract: ClassVar[Contract] = Contract(effect=Rounding(units=2), requires=(UNQUANTIZED,), keeps=(TWO_OF_FOUR,))
 
     def rewrites(self) -> tuple[Rewrite, ...]:
         """One rewrite per Gemm with factors."""

@@ -11,12 +11,15 @@ from amctc.analysis import uses
 from amctc.contract import Changes, Contract
 from amctc.data import Data, deferred
 from amctc.ir import Constant, Graph, Op, Value, apply, build, const, constant_data
+from amctc.onnx_bridge.deploy_form import moves
 from amctc.ops import ascend, nn
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
+from amctc.schema import Trait
 from amctc.substitute import convert
+from amctc.targets import Profile
 from amctc.types import F16, F32, Array
-from amctc_passes.facts import LOWERED
+from amctc_passes.facts import LOWERED, TWO_OF_FOUR
 
 
 @register
@@ -24,21 +27,24 @@ from amctc_passes.facts import LOWERED
 class DemoteFloat(Pass):
     """Turn float32 ops into float16 ones (N26): results rounded once each, accumulations in float32.
 
-    The interface keeps its types through casts. AscendQuant reads a float32 graph input as it is. A carried op runs in
-    float32 between two casts, so that its results too are rounded to float16.
+    The profile decides for element-wise ops (``elementwise``) and for the others (``float_island``) apart; ops that it
+    leaves in float32 read float16 values through casts, which change nothing. The interface keeps its types through
+    casts. AscendQuant reads a float32 graph input as it is. A carried op runs in float32 between two casts, so that
+    its results too are rounded to float16.
     """
 
     name: ClassVar[str] = "demote-float"
     contract: ClassVar[Contract] = Contract(
-        effect=Changes("float islands are computed in float16"), requires=(LOWERED,), keeps=(LOWERED,)
+        effect=Changes("float islands are computed in float16"), requires=(LOWERED,), keeps=(LOWERED, TWO_OF_FOUR)
     )
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Convert op by op, then cast the outputs back."""
-        if context.target.float_island == "f32":
+        profile = context.target
+        if profile.float_island == profile.elementwise == "f32":
             return graph
         settled = _settled(graph)
-        demoted = convert(graph, lambda op, operands: None if op in settled else _demoted(op, operands))
+        demoted = convert(graph, lambda op, operands: None if op in settled else _demoted(op, operands, profile))
         if demoted is graph:
             return graph
         outputs = tuple(
@@ -74,7 +80,7 @@ def _widened(value: Value) -> Value | None:
     return source if source is not None and source.type.elem == F16 else None
 
 
-def _demoted(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+def _demoted(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tuple[Value, ...] | None:
     kind = op.kind
     if isinstance(kind, Constant):
         return None  # each reader decides: parameters of integer ops stay as they are
@@ -83,26 +89,45 @@ def _demoted(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | 
     if kind.op_name.startswith("ascend."):
         return None
     if isinstance(kind, Node):
-        return _carried(op, operands)
+        return _carried(op, operands, profile)
     if isinstance(kind, nn.Cast):
         source = operands[0]
         assert source is not None
         widens = kind.to == F32 and source.type.elem == F16
-        return (apply(replace(kind, to=F16), source),) if kind.to == F32 and not widens else None
+        narrows = kind.to == F32 and not widens and profile.float_island == "f16"
+        return (apply(replace(kind, to=F16), source),) if narrows else None
     if not any(r.type.elem == F32 for r in op.results):
         return None
-    halves = tuple(None if o is None else half(o) for o in operands)
-    return build(kind, *halves, names=tuple(r.name for r in op.results)).results
+    in_half = _precision(op, operands, profile) == "f16"
+    made = tuple(None if o is None else half(o) for o in operands) if in_half else _wide(op, operands)
+    return None if made == op.operands else build(kind, *made, names=tuple(r.name for r in op.results)).results
 
 
-def _carried(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
-    """The carried op on float32 operands, each float32 result rounded to float16."""
-    wide = tuple(
+def _precision(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> str:
+    """The float type an op computes in; one that only moves elements follows what it moves."""
+    if profile.elementwise != profile.float_island and moves(op):
+        computed = [o for o in operands if o is not None and o.producer is not None and constant_data(o) is None]
+        return "f32" if any(o.type.elem == F32 for o in computed) else "f16"
+    return profile.elementwise if Trait.ELEMENTWISE in op.kind.traits else profile.float_island
+
+
+def _carried(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tuple[Value, ...] | None:
+    """The carried op on float32 operands, each float32 result rounded to float16 unless islands are in float32."""
+    wide = _wide(op, operands)
+    if profile.float_island == "f32" and wide == op.operands:
+        return None
+    results = build(op.kind, *wide, names=tuple(r.name for r in op.results)).results
+    if profile.float_island == "f32":
+        return results
+    return tuple(apply(nn.Cast(F16), r) if r.type.elem == F32 else r for r in results)
+
+
+def _wide(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
+    """The operands in the types that ``op`` had: float16 values widened."""
+    return tuple(
         apply(nn.Cast(F32), new) if new is not None and old is not None and new.type != old.type else new
         for new, old in zip(operands, op.operands, strict=True)
     )
-    results = build(op.kind, *wide, names=tuple(r.name for r in op.results)).results
-    return tuple(apply(nn.Cast(F16), r) if r.type.elem == F32 else r for r in results)
 
 
 def half(value: Value) -> Value:

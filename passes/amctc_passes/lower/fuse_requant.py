@@ -13,7 +13,7 @@ from amctc.rewrite import Rewrite, apply_rewrites
 from amctc.schema import OpKind
 from amctc.substitute import convert
 from amctc.targets import Profile, load_profile
-from amctc_passes.facts import LOWERED
+from amctc_passes.facts import LOWERED, TWO_OF_FOUR
 from amctc_patterns import requant
 
 
@@ -29,7 +29,7 @@ class FuseRequant(Pass):
     target: str = ""
 
     name: ClassVar[str] = "fuse-requant"
-    contract: ClassVar[Contract] = Contract(effect=Lossy(bound=2), requires=(LOWERED,), keeps=(LOWERED,))
+    contract: ClassVar[Contract] = Contract(effect=Lossy(bound=2), requires=(LOWERED,), keeps=(LOWERED, TWO_OF_FOUR))
 
     def __post_init__(self) -> None:
         if self.target:
@@ -47,7 +47,9 @@ class FuseRequant(Pass):
         if profile.requant != "unfused":
             if profile.max_pool_int8 == "int8":
                 rules.append(requant.quantize_before_pool)
-            rules += [requant.quantize_before_concat(profile.c0["i8"]), requant.fuse_requant]
+            leaky = profile.requant_leaky == "slope"
+            fusion = requant.fuse_requant if leaky else requant.fuse_requant_without_leaky
+            rules += [requant.quantize_before_concat(profile.c0["i8"]), fusion]
         return (*rules, requant.fuse_dequant_relu)
 
 

@@ -18,6 +18,7 @@ from amctc.types import I4, I8, I32, QuantizedType, TensorType
 from amctc_passes.facts import (
     BIASES_QUANTIZED,
     NOT_LOWERED,
+    TWO_OF_FOUR,
     UNOBSERVED,
     WEIGHTS_QUANTIZED,
     has_quantizer,
@@ -41,7 +42,7 @@ class Legalize(Pass):
     name: ClassVar[str] = "legalize"
     contract: ClassVar[Contract] = Contract(
         effect=Changes("layers return to float"), requires=(NOT_LOWERED, UNOBSERVED),
-        keeps=(WEIGHTS_QUANTIZED, BIASES_QUANTIZED),
+        keeps=(WEIGHTS_QUANTIZED, BIASES_QUANTIZED, TWO_OF_FOUR),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -74,8 +75,8 @@ class Legalize(Pass):
         quantizer = stored.producer
         if quantizer is None or not isinstance(quantizer.kind, quant.Quantize) or has_quantizer(elem):
             return None
-        context.note(self.name, layer_name(quantizer), f"left in float: no quantizer of the target stores {elem.storage}"
-                     + (" per channel" if elem.axis is not None else ""))  # fmt: skip
+        form = f"{elem.storage} per channel" if elem.axis is not None else f"{elem.storage}"
+        context.note(self.name, layer_name(quantizer), f"left in float: no quantizer of the target stores {form}")
         source = quantizer.operands[0]
         assert source is not None
         return (source,)
@@ -89,7 +90,9 @@ class Legalize(Pass):
         activation, weight = types
         assert isinstance(activation, QuantizedType)
         assert isinstance(weight, QuantizedType)
-        if activation.storage.name != "i8" or activation.axis is not None:
+        if activation.axis is not None:
+            return "activations quantized per channel"
+        if activation.storage != I8:
             return f"activations stored as {activation.storage} are not simulated on {target.name} yet"
         if any(weight.zero_points) or weight.storage not in (I8, I4):
             return "weights must be symmetric int8 (N10)"

@@ -13,7 +13,7 @@ from amctc.ops import ascend
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import U64
-from amctc_passes.facts import LOWERED, PACKED
+from amctc_passes.facts import LOWERED, PACKED, TWO_OF_FOUR
 
 
 @register
@@ -22,7 +22,9 @@ class PackConstants(Pass):
     """Pack dequantization and requantization scales into uint64 parameters (N11)."""
 
     name: ClassVar[str] = "pack-constants"
-    contract: ClassVar[Contract] = Contract(effect=Exact(), requires=(LOWERED,), ensures=(PACKED,), keeps=(LOWERED,))
+    contract: ClassVar[Contract] = Contract(
+        effect=Exact(), requires=(LOWERED,), ensures=(PACKED,), keeps=(LOWERED, TWO_OF_FOUR)
+    )
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Replace float32 scales by packed words."""

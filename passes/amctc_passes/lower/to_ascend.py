@@ -19,6 +19,7 @@ from amctc_passes.facts import (
     BIASES_QUANTIZED,
     LOWERED,
     NOT_LOWERED,
+    TWO_OF_FOUR,
     UNOBSERVED,
     WEIGHTS_QUANTIZED,
     has_quantizer,
@@ -39,7 +40,7 @@ class ToAscend(Pass):
     name: ClassVar[str] = "to-ascend"
     contract: ClassVar[Contract] = Contract(
         effect=Lossy(bound=2), requires=(NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, BIASES_QUANTIZED),
-        ensures=(LOWERED,), idempotent=False,
+        ensures=(LOWERED,), keeps=(TWO_OF_FOUR,), idempotent=False,
     )  # fmt: skip
 
     def run(self, graph: Graph, context: Context) -> Graph:

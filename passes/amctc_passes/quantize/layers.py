@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from amctc.errors import UsageError
 from amctc.ir import Graph, Op, Value, constant_data, layer_name
-from amctc.ops import nn
+from amctc.ops import nn, quant
 from amctc.targets import Profile
 from amctc.types import F32
 
@@ -98,9 +98,9 @@ def quantized_name(value: Value, op: Op, role: str) -> str:
 
 def _quantized_constant(op: Op, index: int) -> bool:
     value = op.operand(index)
-    if value is None or value.producer is None:
+    if value is None or value.producer is None or not isinstance(value.producer.kind, quant.Dequantize):
         return False
-    return bool(value.producer.operands) and constant_data(value.producer.operands[0]) is not None
+    return constant_data(value.producer.operands[0]) is not None
 
 
 def names(graph: Graph) -> list[str]:

@@ -12,7 +12,7 @@ from amctc.ir import Graph, Value, apply, constant_data
 from amctc.ops import quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import substitute
-from amctc_passes.facts import UNOBSERVED, UNQUANTIZED
+from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
 from amctc_passes.quantize.layers import layers
 
 
@@ -27,7 +27,9 @@ class Observe(Pass):
     bins: int = 4096
 
     name: ClassVar[str] = "observe"
-    contract: ClassVar[Contract] = Contract(effect=Exact(), requires=(UNQUANTIZED, UNOBSERVED), idempotent=False)
+    contract: ClassVar[Contract] = Contract(
+        effect=Exact(), requires=(UNQUANTIZED, UNOBSERVED), keeps=(TWO_OF_FOUR,), idempotent=False
+    )
 
     def __post_init__(self) -> None:
         if self.bins < 256 or self.bins & (self.bins - 1):

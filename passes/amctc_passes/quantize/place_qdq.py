@@ -14,7 +14,7 @@ from amctc.pipeline import Context, Pass, register
 from amctc.spec import PassSpec, parse_specs
 from amctc.substitute import convert
 from amctc.types import QuantizedType
-from amctc_passes.facts import NOT_LOWERED, UNOBSERVED
+from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED
 from amctc_passes.quantize.layers import integer_obstacle, layers, matching, names, quantized_name
 from amctc_passes.quantize.ranges import STORAGE, Method, Scheme
 
@@ -37,8 +37,9 @@ class PlaceQdq(Pass):
 
     name: ClassVar[str] = "place-qdq"
     contract: ClassVar[Contract] = Contract(
-        effect=Changes("activations are rounded to integers"), requires=(NOT_LOWERED,), ensures=(UNOBSERVED,)
-    )
+        effect=Changes("activations are rounded to integers"), requires=(NOT_LOWERED,), ensures=(UNOBSERVED,),
+        keeps=(TWO_OF_FOUR,),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.bits not in STORAGE:
@@ -101,7 +102,10 @@ class PlaceQdq(Pass):
                 raise UsageError(f"override {text!r} has no options", remedy='write it as "conv*{method=min-max}"')
             (spec,) = parse_specs("override{" + options)
             assert isinstance(spec, PassSpec)
-            changed = replace(self, skip=(), override=(), **_changes(spec))
+            try:
+                changed = replace(self, skip=(), override=(), **_changes(spec))
+            except ValueError as error:
+                raise UsageError(f"override {text!r}: {error}") from None
             for name in matching(names(graph), [pattern.strip()], "override"):
                 found[name] = self._scheme(changed)
         return found

@@ -18,6 +18,7 @@ from amctc.types import I32, QuantizedType
 from amctc_passes.facts import (
     BIASES_QUANTIZED,
     NOT_LOWERED,
+    TWO_OF_FOUR,
     UNOBSERVED,
     WEIGHTS_QUANTIZED,
     is_quantized,
@@ -34,7 +35,7 @@ class QuantizeBias(Pass):
     name: ClassVar[str] = "quantize-bias"
     contract: ClassVar[Contract] = Contract(
         effect=Changes("biases are rounded to integers"), requires=(NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED),
-        ensures=(BIASES_QUANTIZED,), keeps=(WEIGHTS_QUANTIZED,),
+        ensures=(BIASES_QUANTIZED,), keeps=(WEIGHTS_QUANTIZED, TWO_OF_FOUR),
     )  # fmt: skip
 
     def run(self, graph: Graph, context: Context) -> Graph:

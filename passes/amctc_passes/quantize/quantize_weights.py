@@ -18,7 +18,7 @@ from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I4, I8, Array, QuantizedType
-from amctc_passes.facts import NOT_LOWERED, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized, quantized_type
+from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized, quantized_type
 from amctc_passes.quantize.layers import int4_obstacle, quantized_name
 
 DEAD = 1.1920928955078125e-07
@@ -41,7 +41,7 @@ class QuantizeWeights(Pass):
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Contract(
         effect=Changes("weights are rounded to integers"), requires=(NOT_LOWERED, UNOBSERVED),
-        ensures=(WEIGHTS_QUANTIZED,),
+        ensures=(WEIGHTS_QUANTIZED,), keeps=(TWO_OF_FOUR,),
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amctc.errors import InputError
-from amctc.kernels.float_linear import batch_norm, conv, conv_transpose, gemm, layer_norm, matmul
+from amctc.kernels.float_linear import conv, conv_transpose, gemm, matmul
+from amctc.kernels.float_normalization import batch_norm, layer_norm
 
 EPS32 = 2.0**-23
 

@@ -17,6 +17,7 @@ from amctc.numerics.sparsity import (
     SparseWeight,
     decode_two_of_four,
     encode_two_of_four,
+    has_n_of_m,
     magnitude_mask,
     n_of_m_mask,
     pack_mask,
@@ -139,3 +140,12 @@ def test_bad_encodings() -> None:
         n_of_m_mask(np.ones((2, 4)), n=5)
     with pytest.raises(InputError):
         n_of_m_mask(np.ones((2, 4)), axis=2)
+
+
+def test_has_n_of_m() -> None:
+    w = np.array([[1, 0, 0, 2, 3, -4]], np.float32)  # groups [1, 0, 0, 2] and [3, -4]
+    assert has_n_of_m(w)
+    assert not has_n_of_m(w, n=1)
+    assert not has_n_of_m(np.ones((1, 3), np.int8))
+    assert has_n_of_m(np.ones((3, 1), np.int8))  # one input channel
+    assert not has_n_of_m(np.ones((3, 1), np.int8), axis=0)

@@ -9,9 +9,9 @@ import math
 import pytest
 from rich.cells import cell_len
 
-from amctc.report.model import ChoiceReport, CompressionReport, Evaluation, LayerReport
+from amctc.report.model import ChoiceReport, CompressionReport, Evaluation, LayerReport, VariantResult
 from amctc.report.table import MIN_NAME, Column, fitted, print_table, shortened
-from amctc.report.terminal import make_console, print_evaluations, print_report
+from amctc.report.terminal import make_console, print_evaluations, print_report, print_variants
 from amctc.report.units import bytes_text, count_text, db_text, macs_text, ratio_text, share_text, time_text
 
 LAYER = LayerReport(
@@ -180,3 +180,21 @@ def test_units(call, value, expected):
 def test_ratio():
     assert ratio_text(200, 50) == "25 %"
     assert ratio_text(0, 50) == ""
+
+
+def variants(*rows):
+    stream = io.StringIO()
+    print_variants(rows, make_console(stream))
+    return stream.getvalue()
+
+
+def test_variants_side_by_side():
+    text = variants(
+        VariantResult("quant_mode", "fp16", "fp32", "I", "N2/N3", True, 0.5, 1.0, 0.9999999, 31.25),
+        VariantResult("w4a8_conv", "weight_only", "unpack", "I", "N26", False),
+    )
+    row = next(line for line in text.splitlines() if line.startswith("quant_mode")).split()
+    assert row == ["quant_mode", "[I]", "N2/N3", "fp32", "fp16", "50.00", "%", "100.00", "%", ">99.99", "%", "31.2"]
+    assert "Not simulated: w4a8_conv = weight_only." in text
+    assert "agreement" not in variants(VariantResult("a", "b", "c", "D", "N1", True, 1.0, 1.0))
+    assert variants() == "This run depends on no arithmetic that is uncertain.\n"

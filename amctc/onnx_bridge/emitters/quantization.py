@@ -1,0 +1,67 @@
+"""Observers, which leave no trace, and quantizers."""
+
+from __future__ import annotations
+
+from amctc.errors import UnsupportedError
+from amctc.ir import Op, layer_name
+from amctc.onnx_bridge.exporter import Emitter, Writer
+from amctc.onnx_bridge.tensors import elem_code
+from amctc.ops import quant
+from amctc.schema import OpKind
+from amctc.types import F32, I32, QuantizedType, ScalarType
+
+
+def _observe(writer: Writer, op: Op) -> None:
+    """Observers leave no trace in a file, except an Identity where one is a graph output."""
+    source = op.operands[0]
+    assert source is not None
+    if not writer.alias(op.result, source):
+        writer.node("Identity", [writer.name(source)], [writer.name(op.result)], f"{layer_name(op)}/observe")
+
+
+def _parameters(writer: Writer, elem: QuantizedType, hint: str) -> list[str]:
+    """Scale and zero point initializers; an int32 bias has no zero point."""
+    scalar = elem.axis is None
+    scale = elem.scale_array.reshape(()) if scalar else elem.scale_array
+    names = [writer.constant(f"{hint}/scale", scale)]
+    if elem.storage != I32:
+        zero = elem.zero_point_array.astype(elem.dtype)
+        names.append(writer.constant(f"{hint}/zero_point", zero.reshape(()) if scalar else zero, elem.storage))
+    return names
+
+
+def _quantize(writer: Writer, op: Op) -> None:
+    kind = op.kind
+    assert isinstance(kind, quant.Quantize)
+    result = writer.name(op.result)
+    _check_range(kind.to, op)
+    source = writer.name(op.operands[0])
+    if kind.to.expressed != F32:  # scales are float32 and would lose bits in the type of narrower data
+        source, narrow = writer.tensor(f"{result}/float32"), source
+        writer.node("Cast", [narrow], [source], f"{result}/Cast", to=elem_code(F32))
+    inputs = [source, *_parameters(writer, kind.to, result)]
+    writer.node("QuantizeLinear", inputs, [result], f"{result}/QuantizeLinear", axis=kind.to.axis)
+
+
+def _dequantize(writer: Writer, op: Op) -> None:
+    source = op.operands[0]
+    assert source is not None
+    elem = source.type.elem
+    assert isinstance(elem, QuantizedType)
+    result = writer.name(op.result)
+    inputs = [writer.name(source), *_parameters(writer, elem, result)]
+    wide = result if elem.expressed == F32 else writer.tensor(f"{result}/float32")
+    writer.node("DequantizeLinear", inputs, [wide], f"{result}/DequantizeLinear", axis=elem.axis)
+    if wide != result:
+        writer.node("Cast", [wide], [result], f"{result}/Cast", to=elem_code(elem.expressed))
+
+
+def _check_range(elem: QuantizedType, op: Op) -> None:
+    assert isinstance(elem.storage, ScalarType)
+    if (elem.low, elem.high) != elem.storage.integer_range:
+        raise UnsupportedError(f"QuantizeLinear cannot clip to [{elem.low}, {elem.high}]", where=layer_name(op))
+
+
+QUANTIZATION: dict[type[OpKind], Emitter] = {
+    quant.Observe: _observe, quant.Quantize: _quantize, quant.Dequantize: _dequantize,
+}  # fmt: skip

@@ -1,0 +1,196 @@
+"""demote-float: what stays in float is computed in float16, the interface is not (N26)."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from amctc.errors import UsageError
+from amctc.ir import Graph, GraphInput, apply, const, constant_data
+from amctc.onnx_bridge.importer import import_model
+from amctc.ops import ascend, nn, quant
+from amctc.ops.onnx import Node
+from amctc.types import F16, F32, I32, I64, QuantizedType, TensorType
+
+X = GraphInput("x", TensorType(("N", 3), F32))
+
+
+def of(*values: object, inputs: tuple[GraphInput, ...] = (X,)) -> Graph:
+    return Graph(inputs, values, tuple(f"y{i}" for i in range(len(values))))  # type: ignore[arg-type]
+
+
+def check(before: Graph, after: Graph) -> None:
+    """Float32 is left at the interface, in casts, and around carried ops only."""
+    assert [o.type for o in after.outputs] == [o.type for o in before.outputs]
+    for op in after.ops:
+        if op.kind.op_name.startswith("nn.") and not isinstance(op.kind, nn.Cast):
+            assert all(v is None or v.type.elem != F32 for v in (*op.operands, *op.results)), op
+
+
+def test_everything_between_is_half(run, chip) -> None:
+    y = apply(nn.Softmax(), apply(nn.Add(), apply(nn.Sigmoid(), X), const(np.float32([1, 2, 3]), name="c")), name="y")
+    graph = of(y)
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    assert [op.kind.op_name for op in after.ops] == [
+        "nn.cast", "nn.sigmoid", "const", "nn.add", "nn.softmax", "nn.cast",
+    ]  # fmt: skip
+    constant = next(op for op in after.ops if op.kind.op_name == "const")
+    assert constant_data(constant.result).read().dtype == np.float16
+    assert constant.result.name == "c"
+    out = chip(after, x=np.float32([[0.1, 0.2, 0.3]]))["y0"]
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out, out.astype(np.float16))
+
+
+def test_each_result_is_rounded_once(run, chip) -> None:
+    graph = of(apply(nn.Add(), apply(nn.Add(), X, const(np.float32([1.0]))), const(np.float32([-1.0]))))
+    y = chip(run("demote-float", graph).graph, x=np.float32([[2.0**-11, 2.0**-10, 3 * 2.0**-12]]))["y0"]
+    assert y.tolist() == [[0.0, 2.0**-10, 2.0**-10]]  # 1 + 2^-11 is halfway and rounds to even
+
+
+def test_dequantizers_give_half(run) -> None:
+    acc = GraphInput("acc", TensorType((1, 3), I32))
+    d = apply(ascend.Dequant(1), acc, const(np.float32([0.5])))
+    graph = of(apply(nn.Sigmoid(), d), d, inputs=(acc,))
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    (kind,) = (op.kind for op in after.ops if isinstance(op.kind, ascend.Dequant))
+    assert kind == ascend.Dequant(1, F16)
+    scale = next(op for op in after.ops if op.kind.op_name == "const")
+    assert scale.result.type.elem == F32, "parameters of integer ops stay as they are"
+
+
+def test_quantizers_read_the_input_as_it_is(run) -> None:
+    graph = of(apply(ascend.Quant(2.0, 0), X))
+    assert run("demote-float", graph).graph is graph
+
+
+def test_anti_quant_gives_half(run) -> None:
+    q = apply(ascend.Quant(2.0, 0), X)
+    graph = of(apply(nn.Relu(), apply(ascend.AntiQuant(0.5, 0), q)))
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    assert next(op.kind for op in after.ops if isinstance(op.kind, ascend.AntiQuant)).to == F16
+
+
+def carried_between() -> Graph:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Softsign", ["a"], ["b"]),
+        helper.make_node("Sigmoid", ["b"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in ("x", "y"))
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    return import_model(model)
+
+
+def carried_with_constant() -> Graph:
+    """A carried op that reads a float32 constant beside its data."""
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Mod", ["a", "c"], ["y"], fmod=1)]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in ("x", "y"))
+    constant = helper.make_tensor("c", TensorProto.FLOAT, [3], [0.5, 1.5, 2.5])
+    graph = helper.make_graph(nodes, "g", [x], [y], [constant])
+    return import_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def test_constants_of_carried_ops_stay_float32(run) -> None:
+    after = run("demote-float", carried_with_constant()).graph
+    (mod,) = (op for op in after.ops if isinstance(op.kind, Node))
+    assert constant_data(mod.operands[1]).read().dtype == np.float32
+
+
+def test_carried_ops_run_in_float32_between_casts(run, chip) -> None:
+    graph = carried_between()
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    assert [op.kind.op_name for op in after.ops] == [
+        "nn.cast", "nn.relu", "nn.cast", "onnx.node", "nn.cast", "nn.sigmoid", "nn.cast",
+    ]  # fmt: skip
+    softsign = next(op for op in after.ops if isinstance(op.kind, Node))
+    assert softsign.operands[0].type.elem == softsign.result.type.elem == F32
+    y = chip(after, x=np.float32([[0.25, 0.5, 1.0]]))["y"]
+    expected = 1 / (1 + np.exp(-np.float64([0.2, 1 / 3, 0.5])))  # softsign: x / (1 + |x|)
+    np.testing.assert_allclose(y[0], expected, rtol=2.0**-10)
+
+
+def test_half_precision_models_need_nothing(run) -> None:
+    x = GraphInput("x", TensorType((2,), F16))
+    graph = of(apply(nn.Sigmoid(), x), inputs=(x,))
+    assert run("demote-float", graph).graph is graph
+
+
+def test_mixed_precision_models(run) -> None:
+    x = GraphInput("x", TensorType((2,), F16))
+    graph = of(apply(nn.Sigmoid(), apply(nn.Cast(F32), x)), inputs=(x,))
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    sigmoid = next(op for op in after.ops if isinstance(op.kind, nn.Sigmoid))
+    assert sigmoid.operands[0] is x, "no cast there and back"
+
+
+def test_integers_are_left_alone(run) -> None:
+    i = GraphInput("i", TensorType((2,), I64))
+    graph = of(apply(nn.Cast(I32), i), apply(nn.Sigmoid(), apply(nn.Cast(F32), i)), inputs=(i,))
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    assert after.outputs[0] is graph.outputs[0]
+    assert [op.kind for op in after.ops if isinstance(op.kind, nn.Cast)] == [nn.Cast(I32), nn.Cast(F16), nn.Cast(F32)]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        of(apply(nn.Sigmoid(), X)),
+        carried_between(),
+        carried_with_constant(),
+        of(X),
+        of(apply(nn.Cast(F16), X)),
+        of(const(np.ones(2, np.float32))),
+    ],
+)
+def test_running_twice_changes_nothing(graph: Graph, run) -> None:
+    once = run("demote-float", graph).graph
+    assert run("demote-float", once).graph is once
+
+
+def test_inputs_and_constants_at_the_interface_stay(run) -> None:
+    graph = of(X, const(np.float32([1, 2])))
+    assert run("demote-float", graph).graph is graph
+
+
+def test_large_constants_become_infinite(run) -> None:
+    graph = of(apply(nn.Mul(), X, const(np.float32([1e6, 1.0, 1e-9]))))
+    after = run("demote-float", graph).graph
+    constant = next(op for op in after.ops if op.kind.op_name == "const")
+    assert constant_data(constant.result).read().tolist() == [np.inf, 1.0, 0.0]
+
+
+def test_control_flow_keeps_its_captures(run, chip) -> None:
+    def body(name: str, op_type: str) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info(name, TensorProto.FLOAT, [3])
+        return helper.make_graph([helper.make_node(op_type, ["h"], [name])], name, [], [result])
+
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["h"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=body("t", "Neg"), else_branch=body("e", "Abs")),
+    ]
+    x, c = (
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [3]),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    )
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
+    model = helper.make_model(helper.make_graph(nodes, "g", [x, c], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    graph = import_model(model)
+    after = run("demote-float", graph).graph
+    check(graph, after)
+    out = chip(after, x=np.float32([0, 1, 2]), c=np.asarray(True))["y"]
+    np.testing.assert_allclose(out, -1 / (1 + np.exp(-np.float64([0, 1, 2]))), rtol=2.0**-10)
+
+
+def test_quantized_graphs_are_refused(run) -> None:
+    q = apply(quant.Quantize(QuantizedType.per_tensor(0.5)), X)
+    with pytest.raises(UsageError, match="not lowered"):
+        run("demote-float", of(apply(quant.Dequantize(), q)))
