@@ -13,16 +13,16 @@ from onnx import NodeProto, TensorProto
 from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
+from amctc.onnx_bridge.checks import AGAIN, check_nodes
 from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView, build_named
 from amctc.onnx_bridge.functions import inlined
 from amctc.onnx_bridge.inference import inferred_types, node_types, small_constants
-from amctc.onnx_bridge.opsets import OPSET, attribute_types, upgraded
+from amctc.onnx_bridge.names import node_names
+from amctc.onnx_bridge.opsets import OPSET, upgraded
 from amctc.onnx_bridge.subgraphs import CAPTURED, DEFAULT, DOMAIN, captured_names, inner_nodes, with_plain_domain
 from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, type_of, with_contents
 from amctc.ops.onnx import Node
 from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
-
-AGAIN = "export the model again"
 
 OLDEST_OPSET = 7
 """ONNX Runtime has no kernels below; the standard's own converter starts there."""
@@ -46,6 +46,7 @@ def import_model(
         raise UnsupportedError(f"opset {version} is too old", remedy=f"convert the model to {OLDEST_OPSET} or newer")
     if version > onnx.defs.onnx_opset_version():
         raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
+    check_nodes(model, version)
     model = with_plain_domain(inlined(model))
     with _collector_paused():
         return _Importer(model, version or OPSET, opsets, external, converters or {}).graph()
@@ -81,17 +82,17 @@ class _Importer:
             if name not in self._values:
                 self._values[name] = const(data, elem, name=name)
         nodes = list(proto.node)
-        node_names = _node_names(nodes)
+        names = node_names(nodes)
         for index in _sorted(nodes, frozenset(self._values)):
-            self._node(nodes[index], node_names[index])
+            self._node(nodes[index], names[index])
         outputs = []
         for info in proto.output:
             if info.name not in self._values:
                 raise InputError(f"output {printable(info.name)!r} is never computed", remedy=AGAIN)
             outputs.append(self._values[info.name])
         metadata = tuple(sorted((p.key, p.value) for p in self._model.metadata_props))
-        names = tuple(o.name for o in proto.output)
-        return Graph(tuple(inputs), tuple(outputs), names, proto.name or "graph", metadata)
+        output_names = tuple(o.name for o in proto.output)
+        return Graph(tuple(inputs), tuple(outputs), output_names, proto.name or "graph", metadata)
 
     def _initializers(self) -> dict[str, tuple[Data, ScalarType]]:
         found: dict[str, tuple[Data, ScalarType]] = {}
@@ -139,7 +140,6 @@ class _Importer:
                              where=f"node {printable(name)!r} ({node.op_type})") from error  # fmt: skip
 
     def _convert(self, node: NodeProto, version: int, origin: tuple[Origin, ...]) -> None:
-        _check_attributes(node, version)
         operands = tuple(self._values[n] if n else None for n in node.input)
         converted = self._converted(NodeView(node, operands, version, origin))
         if converted is None:
@@ -224,17 +224,6 @@ class _Importer:
         self._values[name] = value
 
 
-def _check_attributes(node: NodeProto, version: int) -> None:
-    """Attributes must have the types that the standard gives them; of ops it does not know any will do."""
-    declared = {} if node.domain else attribute_types(node.op_type, version)
-    for attribute in node.attribute:
-        wanted = declared.get(attribute.name, attribute.type)
-        if attribute.type != wanted:
-            name = onnx.AttributeProto.AttributeType.Name
-            raise InputError(f"attribute {printable(attribute.name)!r} is of type {name(attribute.type)}, "
-                             f"not {name(wanted)}", remedy=AGAIN)  # fmt: skip
-
-
 def _fits(default: tuple[Data, ScalarType], type_: TensorType) -> bool:
     data, elem = default
     return elem == type_.elem and shapes_agree(data.shape, type_.shape)
@@ -276,17 +265,6 @@ def _constant(node: NodeProto, external: ExternalFile | None) -> tuple[Data, Sca
     items = list(value) if many else [value]
     shape = [len(items)] if many else []
     return tensor_data(onnx.helper.make_tensor("constant", forms[attribute.name], shape, items), None)
-
-
-def _node_names(nodes: list[NodeProto]) -> list[str]:
-    """The nodes' own names, else ``{op_type}_{index}``, counted per op type in file order (design, decision 11)."""
-    counts: dict[str, int] = {}
-    names = []
-    for node in nodes:
-        index = counts.get(node.op_type, 0)
-        counts[node.op_type] = index + 1
-        names.append(node.name or f"{node.op_type}_{index}")
-    return names
 
 
 def _sorted(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,6 +19,8 @@ from amctc.types import TensorType
 KEPT_ELEMENTS = 1024
 """Initializers up to this size take part in data propagation (shapes, axes); larger ones are reduced to their type."""
 
+FRAGILE = {"EyeLike", "RegexFullMatch"}
+"""Ops whose inference reads the type of an operand without asking whether it is known, and then ends the process."""
 
 CARRIED_ELEMENTS = 1 << 16
 """Most elements of a shape whose contents are carried through the model's ops. Memory and time grow with them."""
@@ -27,10 +30,13 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     """Types of all values of a model by name, as far as ONNX finds them. Weights are left out of the inference."""
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(_without_weights(model))
-    try:
-        found = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=_is_cheap(model))
-    except Exception:  # the C++ inference raises bare exceptions on odd models; per-node inference still works
-        found = skeleton
+    found = skeleton
+    if not any(has_fragile_body(node) or node.op_type in FRAGILE for node in model.graph.node):
+        # The C++ inference raises bare exceptions on odd models; per-node inference still works.
+        with contextlib.suppress(Exception):
+            found = shape_inference.infer_shapes(
+                skeleton, check_type=False, strict_mode=False, data_prop=_is_cheap(model)
+            )
     known = _symbols((*model.graph.input, *model.graph.output, *model.graph.value_info))
     types: dict[str, TensorType] = {}
     for info in (*found.graph.value_info, *found.graph.output, *found.graph.input):
@@ -55,7 +61,7 @@ def _is_cheap(model: onnx.ModelProto) -> bool:
     for outer in model.graph.node:
         for node in (*inner_nodes(outer), outer):
             if node.op_type == "Constant":
-                size = sum(math.prod(t.dims) for t in tensors_of(node)) or len(node.attribute[:1])
+                size = max(1, sum(math.prod(t.dims) for t in tensors_of(node)), *(len(a.ints) for a in node.attribute))
             elif node.op_type == "Shape":
                 size = largest
             elif node.op_type == "Concat":
@@ -67,6 +73,11 @@ def _is_cheap(model: onnx.ModelProto) -> bool:
             largest = max(largest, size)
             sizes.update((n, size) for n in node.output)
     return largest <= CARRIED_ELEMENTS
+
+
+def has_fragile_body(node: NodeProto) -> bool:
+    """True when ONNX must not look into the bodies of ``node``."""
+    return any(inner.op_type in FRAGILE for inner in inner_nodes(node))
 
 
 def _symbols(infos: Iterable[onnx.ValueInfoProto]) -> frozenset[str]:
@@ -106,6 +117,8 @@ def node_types(
     constants: Mapping[str, TensorProto],
 ) -> list[TensorType | None]:
     """Result types of one node by its schema, ``None`` where ONNX cannot tell."""
+    if has_fragile_body(node):
+        return [None] * len(node.output)
     try:
         schema = onnx.defs.get_schema(node.op_type, version, node.domain)
         inputs = {n: type_proto(t) for n, t in zip(node.input, operands, strict=False) if n and t is not None}

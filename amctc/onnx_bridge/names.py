@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from onnx import NodeProto
 
 
 class Names:
@@ -20,3 +22,14 @@ class Names:
             name = f"{hint}_{self._next[hint]}"
         self._taken.add(name)
         return name
+
+
+def node_names(nodes: Sequence[NodeProto]) -> list[str]:
+    """The nodes' own names, else ``{op_type}_{index}``, counted per op type in file order (design, decision 11)."""
+    counts: dict[str, int] = {}
+    names = []
+    for node in nodes:
+        index = counts.get(node.op_type, 0)
+        counts[node.op_type] = index + 1
+        names.append(node.name or f"{node.op_type}_{index}")
+    return names

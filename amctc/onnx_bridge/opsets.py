@@ -10,6 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, version_converter
 
 from amctc.errors import UnsupportedError, printable
+from amctc.onnx_bridge.inference import has_fragile_body
 from amctc.onnx_bridge.names import Names
 from amctc.onnx_bridge.subgraphs import bodies, captured_names, defined_names, inner_names, inner_nodes
 from amctc.onnx_bridge.tensors import value_info
@@ -32,16 +33,6 @@ def since_version(op_type: str, domain: str, version: int) -> int | None:
         return None
 
 
-@functools.cache
-def attribute_types(op_type: str, version: int) -> Mapping[str, int]:
-    """Types (of AttributeProto) of the attributes of an op of the default domain; empty for an unknown op."""
-    try:
-        schema = onnx.defs.get_schema(op_type, version, "")
-    except Exception:  # SchemaError is not exported
-        return {}
-    return {name: int(a.type.value) for name, a in schema.attributes.items()}
-
-
 def same_meaning(node: NodeProto, old: int, new: int) -> bool:
     """True when ``node`` and the nodes in its bodies mean the same at both versions."""
     every = (node, *inner_nodes(node))
@@ -62,7 +53,8 @@ def upgraded(
     """
     if same_meaning(node, version, OPSET):
         return [node]
-    if any(version < OVERLOOKED.get(n.op_type, 0) for n in (node, *inner_nodes(node))):
+    overlooked = any(version < OVERLOOKED.get(n.op_type, 0) for n in (node, *inner_nodes(node)))
+    if overlooked or has_fragile_body(node):
         return None
     inputs = [value_info(n, t) for n, t in known.items() if n not in constants]
     outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]

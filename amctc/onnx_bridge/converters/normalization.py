@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from amctc.ir import Value, const
+from amctc.data import Data, deferred
+from amctc.ir import Value, const, constant_data
 from amctc.onnx_bridge.converters.node_view import Converted, Converter, NodeView, floats
 from amctc.ops import nn
 from amctc.types import F16, F32, dims_agree
@@ -58,21 +59,25 @@ def _instance_norm(view: NodeView) -> Converted:
     return nn.InstanceNorm(float(view.attributes.get("epsilon", 1e-5))), view.operands
 
 
+def _per_channel(data: Data, channels: int, value: Value) -> Value:
+    """One parameter per group as one per channel, computed when it is read: declared sizes are not to be trusted."""
+    each = channels // data.shape[0]
+    repeated = deferred("per channel", lambda p: np.repeat(p, each), data, shape=(channels,), dtype=data.dtype)
+    return const(repeated, value.type.elem, name=value.name)
+
+
 @floats
 def _group_norm(view: NodeView) -> Converted:
     """Before opset 21 scale and bias were per group: constants are repeated for the channels of each."""
     x, groups = view.type(), int(view.attributes["num_groups"])
     if x.rank < 3 or not _single_precision(view):
         return None
-    parameters: list[Value | None] = list(view.operands[1:])
+    parameters = view.operands[1:]
     if view.version < 21:
-        arrays = [view.array(1), view.array(2)]
-        channels = x.dims[1]
-        if not isinstance(channels, int) or any(a is None or a.shape != (groups,) for a in arrays):
+        channels, given = x.dims[1], [constant_data(p) for p in parameters]
+        if not isinstance(channels, int) or channels % groups or any(d is None or d.shape != (groups,) for d in given):
             return None
-        each = channels // groups
-        parameters = [const(np.repeat(a, each), x.elem, name=p.name) for a, p in zip(arrays, parameters, strict=True)
-                      if a is not None and p is not None]  # fmt: skip
+        parameters = tuple(_per_channel(d, channels, p) for d, p in zip(given, parameters, strict=True) if d and p)
     return nn.GroupNorm(groups, float(view.attributes.get("epsilon", 1e-5))), (view.operands[0], *parameters)
 
 
