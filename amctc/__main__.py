@@ -1,0 +1,5 @@
+"""``python -m amctc``: the command line."""
+
+from amctc.cli import main
+
+main()
