@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from amctc.errors import AmctcError, InputError, UnsupportedError
-from amctc.ir import Constant, Graph, Op, Value, layer_name
+from amctc.ir import Constant, Graph, GraphInput, Op, Value, layer_name
 from amctc.numerics.threads import single_threaded_blas
 from amctc.schema import OpKind
 from amctc.types import STRING, Array, Shape, TensorType, dims_agree, format_dim
@@ -70,7 +70,8 @@ class Plan:
 
     def run_values(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
         """Arrays of the outputs and of the kept values; everything else is let go after its last use."""
-        arrays: dict[Value, Array] = {**self._constants, **self._fed(feeds)}
+        given = fed(self.graph, feeds, self._float_type)
+        arrays: dict[Value, Array] = {**self._constants, **{v: self._precise(a) for v, a in given.items()}}
         with single_threaded_blas():
             for index, (op, kernel) in enumerate(self._steps):
                 self._step(index, op, kernel, arrays)
@@ -86,23 +87,29 @@ class Plan:
             if value is not None and self._last_use.get(value, -1) <= index and value not in self._keep:
                 arrays.pop(value, None)
 
-    def _fed(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
-        fed: dict[Value, Array] = {}
-        sizes: dict[str, int] = {}
-        for value in self.graph.inputs:
-            if value.name in feeds:
-                array = checked(feeds[value.name], value.type, value.name, sizes, self._float_type)
-            elif value.default is not None:
-                array = checked(value.default.read(), value.type, value.name, sizes)
-            else:
-                raise InputError(f"input {value.name!r} is missing", remedy=f"feed {value.type}")
-            fed[value] = self._precise(array)
-        unknown = [n for n in feeds if n not in {i.name for i in self.graph.inputs}]
-        if unknown:
-            known = ", ".join(i.name for i in self.graph.inputs)
-            remedy = f"its inputs are {known}" if known else "it has no inputs"
-            raise InputError(f"the model has no input {unknown[0]!r}", remedy=remedy)
-        return fed
+
+def fed(
+    graph: Graph, feeds: Mapping[str, Array], float_type: type[np.floating[Any]] | None = None
+) -> dict[GraphInput, Array]:
+    """An array for every input of ``graph``, checked against its type; defaults where nothing is fed.
+
+    Raises :class:`InputError` for an input that is missing, unknown, or of another type or shape.
+    """
+    found: dict[GraphInput, Array] = {}
+    sizes: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.name in feeds:
+            found[value] = checked(feeds[value.name], value.type, value.name, sizes, float_type)
+        elif value.default is not None:
+            found[value] = checked(value.default.read(), value.type, value.name, sizes)
+        else:
+            raise InputError(f"input {value.name!r} is missing", remedy=f"feed {value.type}")
+    unknown = [n for n in feeds if n not in {i.name for i in graph.inputs}]
+    if unknown:
+        known = ", ".join(i.name for i in graph.inputs)
+        remedy = f"its inputs are {known}" if known else "it has no inputs"
+        raise InputError(f"the model has no input {unknown[0]!r}", remedy=remedy)
+    return found
 
 
 def checked(

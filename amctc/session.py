@@ -8,7 +8,7 @@ from os import PathLike
 from amctc.calibrate.samples import InputSpec
 from amctc.errors import UsageError
 from amctc.frontends.onnx_file import load
-from amctc.interp import Plan
+from amctc.interp import Plan, fed
 from amctc.ir import Graph
 from amctc.kernels.ascend_table import ascend_table
 from amctc.onnx_bridge.runtime import CARRIED, FloatSession
@@ -55,8 +55,8 @@ class Session:
             self._run = FloatSession(graph, optimise=self.kind == "float")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name for one batch of inputs by name."""
-        return self._run.run(feeds)
+        """Outputs by name for one batch of inputs by name; :class:`InputError` for inputs that do not fit."""
+        return self._run.run({value.name: array for value, array in fed(self.graph, feeds).items()})
 
     def _overflowed(self, layer: str, count: int) -> None:
         self.overflows[layer] = self.overflows.get(layer, 0) + count

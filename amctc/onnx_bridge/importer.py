@@ -280,13 +280,13 @@ def _sorted(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:
     waiting: list[set[str]] = []
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
-        needs = {n for n in (*node.input, *captured_names(node)) if n and n not in known}
+        needs = dict.fromkeys(n for n in (*node.input, *captured_names(node)) if n and n not in known)
         for name in needs:
             if name not in producers:
                 raise InputError(f"{printable(name)!r} is never computed", remedy=AGAIN,
                                  where=f"node {printable(node.name)!r} ({node.op_type})")  # fmt: skip
             readers.setdefault(name, []).append(index)
-        waiting.append(needs)
+        waiting.append(set(needs))
     return _in_order(nodes, waiting, readers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amctc.onnx_bridge.converters.node_view import Converted, Converter, NodeView, moved, uniform
+from amctc.onnx_bridge.converters.node_view import Converted, Converter, NodeView, moved, ranked, uniform
 from amctc.onnx_bridge.tensors import ELEM_TYPES
 from amctc.ops import nn
 from amctc.types import ScalarType
@@ -32,6 +32,7 @@ def _concat(view: NodeView) -> Converted:
     return nn.Concat(int(view.attributes["axis"])), view.operands
 
 
+@ranked
 def _cast(view: NodeView) -> Converted:
     to = ELEM_TYPES.get(int(view.attributes["to"]))
     elem = view.type().elem
@@ -42,10 +43,12 @@ def _cast(view: NodeView) -> Converted:
 _CASTABLE = {"f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool"}
 
 
+@ranked
 def _identity(view: NodeView) -> Converted:
     return nn.Identity(), view.operands[:1]
 
 
+@ranked
 def _dropout(view: NodeView) -> Converted:
     mode = view.array(2)
     training = view.operand(2) is not None and (mode is None or bool(mode.item()))

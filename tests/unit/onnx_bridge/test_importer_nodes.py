@@ -323,14 +323,28 @@ def test_a_symbolic_size_meets_another(dims: Shape) -> None:
     assert len(exported.graph.output[0].type.tensor_type.shape.dim) == 2
 
 
-@pytest.mark.parametrize("op_type", ["Relu", "Softmax", "Flatten", "Transpose", "GlobalAveragePool", "Sigmoid"])
+UNRANKED = ["Relu", "Softmax", "Flatten", "Transpose", "GlobalAveragePool", "Sigmoid", "Identity", "Cast", "Dropout"]
+
+
+@pytest.mark.parametrize("op_type", UNRANKED)
 def test_data_of_unknown_rank_is_carried(op_type: str) -> None:
-    model, feeds = node_model(op_type, [floats(2, 3, 4)])
+    model, feeds = node_model(
+        op_type, [floats(2, 3, 4)], **({"to": onnx.TensorProto.DOUBLE} if op_type == "Cast" else {})
+    )
     for info in (model.graph.input[0], model.graph.output[0]):
         info.type.tensor_type.ClearField("shape")
     graph = import_model(model)
     assert isinstance(the_op(graph).kind, Node)
     np.testing.assert_array_equal(run_model(export_model(graph), feeds)["y0"], run_model(model, feeds)["y0"])
+
+
+def test_a_declared_output_type_outlives_data_of_unknown_rank() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "of.others" : 1]>
+        net (float[2,3] x) => (float16[2,K] y) { a = of.others.Magic(x) y = Cast <to = 10> (a) }""")
+    model.graph.value_info.append(helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, None))
+    graph, exported, _ = round_trip(model)
+    assert graph.outputs[0].type.dims == (2, "K")
+    assert exported.graph.output[0] == model.graph.output[0]
 
 
 # ------------------------------------------------------------------------------------------- malformed attributes
