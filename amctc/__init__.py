@@ -14,8 +14,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from amctc import testing
     from amctc.api import Compression, compress, evaluate, load, open_samples_for, save
+    from amctc.backends.exchange import to_graphsurgeon, to_networkx
     from amctc.contract import Changes, Contract, Exact, Fact, Lossy, Rounding
     from amctc.errors import AmctcError
+    from amctc.frontends.graphsurgeon import from_graphsurgeon
     from amctc.ir import Graph, Op, Value, apply, const
     from amctc.ops import ascend, nn, onnx, quant
     from amctc.parser import parse_graph
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "amctc.api": ("Compression", "compress", "evaluate", "load", "open_samples_for", "save"),
+    "amctc.backends.exchange": ("to_graphsurgeon", "to_networkx"),
     "amctc.contract": ("Changes", "Contract", "Exact", "Fact", "Lossy", "Rounding"),
     "amctc.errors": ("AmctcError",),
+    "amctc.frontends.graphsurgeon": ("from_graphsurgeon",),
     "amctc.ir": ("Graph", "Op", "Value", "apply", "const"),
     "amctc.parser": ("parse_graph",),
     "amctc.pattern": ("Match", "NoMatch", "any_value", "either", "op", "weight"),
@@ -42,9 +46,10 @@ _DIALECTS = ("ascend", "nn", "onnx", "quant")
 
 __all__ = [
     "AmctcError", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Graph", "Lossy", "Match",
-    "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value", "apply",
-    "apply_rewrites", "ascend", "compress", "const", "either", "evaluate", "explain", "load", "nn", "onnx", "op",
-    "open_samples_for", "parse_graph", "print_graph", "quant", "register", "save", "testing", "weight",
+    "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value",
+    "apply", "apply_rewrites", "ascend", "compress", "const", "either", "evaluate", "explain", "from_graphsurgeon",
+    "load", "nn", "onnx", "op", "open_samples_for", "parse_graph", "print_graph", "quant", "register", "save",
+    "testing", "to_graphsurgeon", "to_networkx", "weight",
 ]  # fmt: skip
 
 

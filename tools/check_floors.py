@@ -35,6 +35,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnx_graphsurgeon": ("amctc.onnx_bridge", "amctc.frontends", "amctc.backends"),
     "onnxruntime": ("amctc.onnx_bridge", "amctc.frontends", "amctc.backends"),
     "hypothesis": ("amctc.testing",),
+    "networkx": ("amctc.backends", "amctc.frontends"),
 }
 """Third-party packages that only some rooms may import."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx
+
 from amctc.backends.deploy import export_deploy
 from amctc.errors import LimitError
 from amctc.files import AnyPath, atomic_write_bytes
@@ -17,12 +19,17 @@ def is_lowered(graph: Graph) -> bool:
     return any(isinstance(op.kind, _LOWERED) for op in graph.ops)
 
 
+def exported(graph: Graph) -> onnx.ModelProto:
+    """The ONNX model of a graph in the form that fits it; :class:`UnsupportedError` for an op without one."""
+    return export_deploy(graph) if is_lowered(graph) else export_model(graph)
+
+
 def model_bytes(graph: Graph) -> bytes:
     """The ONNX file of ``graph``; the same graph gives the same bytes.
 
     Raises :class:`UnsupportedError` for an op without a form in the file, :class:`LimitError` past 2 GiB.
     """
-    model = export_deploy(graph) if is_lowered(graph) else export_model(graph)
+    model = exported(graph)
     try:
         return bytes(model.SerializeToString(deterministic=True))
     except Exception as error:  # EncodeError or ValueError, by implementation; the size is all that can be wrong
