@@ -16,15 +16,14 @@ The same pattern object in two places matches only the same value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
-from amctc.analysis import Use
 from amctc.data import Data
 from amctc.ir import Op, Origins, Value, constant_data, union_origins
-from amctc.schema import OpKind, Trait
+from amctc.schema import OpKind
 from amctc.types import Array
 
 K = TypeVar("K", bound=OpKind)
@@ -148,18 +147,6 @@ def either(*choices: Pattern[Any], name: str = "") -> Either:
 Bindings: TypeAlias = dict[Pattern[Any], "Value | None"]
 """What each pattern of an attempt matched; an absent operand is ``None``."""
 
-_Goal: TypeAlias = tuple[Pattern[Any], "Value | None", bool]
-"""A pattern to match, the value to match it with, and whether that is the root."""
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Why a match failed: where the furthest attempt stopped. ``progress`` counts the ops matched before."""
-
-    progress: int
-    reason: str
-    value: Value | None = None
-
 
 class NoMatch(Exception):
     """Raised by a rewrite that declines a structural match; the message says why."""
@@ -238,114 +225,3 @@ class Match:
     def origins(self) -> Origins:
         """The union of the matched ops' origins, operands first."""
         return union_origins(*(o.origins for o in self.ops))
-
-
-class Matcher:
-    """Matches patterns in one graph. ``explain`` makes failures remember their reasons, which costs time."""
-
-    def __init__(self, uses: dict[Value, tuple[Use, ...]], explain: bool = False) -> None:
-        self._uses, self._explain = uses, explain
-        self.nearest: Mismatch | None = None
-
-    def match(self, pattern: OpPattern[Any], value: Value) -> Match | None:
-        """The first match of ``pattern`` with its root at ``value``, operand orders tried left to right."""
-        self.nearest = None
-        for bindings in self._solve([(pattern, value, True)], {}):
-            return Match(pattern, bindings)
-        return None
-
-    def _fail(self, bindings: Bindings, reason: Callable[[], str], value: Value | None) -> None:
-        if self._explain:
-            progress = sum(isinstance(p, OpPattern) for p in bindings)
-            if self.nearest is None or progress > self.nearest.progress:
-                self.nearest = Mismatch(progress, reason(), value)
-
-    def _solve(self, goals: list[_Goal], bindings: Bindings) -> Iterator[Bindings]:
-        """Generate the bindings that satisfy all goals (pattern, value, is the root), depth first with backtracking."""
-        if not goals:
-            yield bindings
-            return
-        (pattern, value, root), *rest = goals
-        if pattern in bindings:
-            if bindings[pattern] is value:
-                yield from self._solve(rest, bindings)
-            else:
-                self._fail(bindings, lambda: f"{pattern.described()} appears twice with different values", value)
-            return
-        for extended, more in self._candidates(pattern, value, root, bindings):
-            yield from self._solve(more + rest, extended)
-
-    def _candidates(
-        self, pattern: Pattern[Any], value: Value | None, root: bool, bindings: Bindings
-    ) -> Iterator[tuple[Bindings, list[_Goal]]]:
-        """Ways to match one pattern: the bindings with it, and the goals that its operands add."""
-        bound = {**bindings, pattern: value}
-        if isinstance(pattern, OpPattern):
-            if (produced := self._produced(pattern, value, bindings)) is not None:
-                if pattern.operands is None:
-                    yield bound, []
-                    return
-                for operands in _orders(produced, len(pattern.operands)):
-                    yield bound, [(p, v, False) for p, v in zip(pattern.operands, operands, strict=True)]
-        elif isinstance(pattern, Either):
-            for choice in pattern.choices:
-                yield bound, [(choice, value, root)]
-        elif isinstance(pattern, Weight):
-            if constant_data(value) is not None or (value is None and pattern.optional):
-                yield bound, []
-            else:
-                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not a constant", value)
-        elif isinstance(pattern, AnyValue):
-            constant = constant_data(value) is not None
-            if (value is None and pattern.optional) or (value is not None and pattern.constant in (None, constant)):
-                yield bound, []
-            else:
-                wanted = "present" if value is None else "a constant" if pattern.constant else "computed"
-                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not {wanted}", value)
-
-    def _produced(self, pattern: OpPattern[Any], value: Value | None, bindings: Bindings) -> Op | None:
-        """The op that makes ``value``, if it fits the pattern apart from its operands."""
-        op = None if value is None else value.producer
-        if op is None or not isinstance(op.kind, pattern.kinds) or len(op.results) != 1:
-            self._fail(bindings, lambda: f"{pattern.described()} expected, found {_found(value)}", value)
-            return None
-        assert value is not None
-        if pattern.operands is not None and len(op.operands) > len(pattern.operands):
-            named = len(pattern.operands)
-            self._fail(bindings, lambda: f"{_found(value)} has {len(op.operands)} operands, not {named}", value)
-            return None
-        if (refusal := pattern.refusal(op.kind)) is not None:
-            self._fail(bindings, lambda: f"{_found(value)}: wanted {refusal}", value)
-            return None
-        used = self._uses.get(value, ())
-        if pattern.uses is not None and len(used) != pattern.uses:
-            plural = "" if len(used) == 1 else "s"
-            self._fail(bindings, lambda: f"{_found(value)} has {len(used)} use{plural}, not {pattern.uses}", value)
-            return None
-        if pattern.readers is not None:
-            other = next((u for u in used if u.op is None or not isinstance(u.op.kind, pattern.readers)), None)
-            if other is not None:
-                self._fail(bindings, lambda: f"{_found(value)} {_reading(other)}", value)
-                return None
-        return op
-
-
-def _orders(op: Op, count: int) -> list[tuple[Value | None, ...]]:
-    """Operand tuples to try, absent trailing operands filled in."""
-    operands = op.operands + (None,) * (count - len(op.operands))
-    if Trait.COMMUTATIVE in op.kind.traits and operands[0] is not operands[1]:
-        return [operands, (operands[1], operands[0], *operands[2:])]
-    return [operands]
-
-
-def _reading(use: Use) -> str:
-    return "is a graph output" if use.op is None else f"is read by {_found(use.op.results[0])}"
-
-
-def _found(value: Value | None) -> str:
-    if value is None:
-        return "nothing"
-    if value.producer is None:
-        return f"graph input %{value.name}"
-    origin = value.producer.origins
-    return value.producer.kind.op_name + (f" ({origin[0].name})" if origin else "")

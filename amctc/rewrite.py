@@ -10,7 +10,8 @@ from amctc.analysis import uses
 from amctc.contract import Effect, Rounding
 from amctc.errors import AmctcError, LimitError
 from amctc.ir import Graph, Op, Value, layer_name, provenance
-from amctc.pattern import Match, Matcher, NoMatch, OpPattern
+from amctc.matcher import Matcher
+from amctc.pattern import Match, NoMatch, OpPattern
 from amctc.substitute import substitute
 from amctc.text import excerpt
 from amctc.types import merge_types

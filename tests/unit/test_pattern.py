@@ -7,8 +7,9 @@ import pytest
 
 from amctc.analysis import uses
 from amctc.ir import Graph, GraphInput, Origin, Result, Value, apply, build, const
+from amctc.matcher import Matcher
 from amctc.ops import nn, onnx
-from amctc.pattern import Match, Matcher, OpPattern, any_value, either, op, weight
+from amctc.pattern import Match, OpPattern, any_value, either, op, weight
 from amctc.types import F32, TensorType
 
 X = GraphInput("x", TensorType((2, 2), F32))

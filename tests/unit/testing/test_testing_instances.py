@@ -10,9 +10,10 @@ from amctc.analysis import uses
 from amctc.errors import UsageError
 from amctc.interp import evaluate
 from amctc.kernels.tables import ORACLE
+from amctc.matcher import Matcher
 from amctc.ops import nn, onnx, quant
 from amctc.parser import parse_graph
-from amctc.pattern import Matcher, any_value, either, op, weight
+from amctc.pattern import any_value, either, op, weight
 from amctc.schema import OpKind
 from amctc.testing import Instance, Recipe, arrays, graphs, instances, op_graphs, ops, types
 from amctc.testing.arrays import feed
