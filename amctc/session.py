@@ -12,7 +12,7 @@ from amctc.interp import Plan, fed
 from amctc.ir import Graph
 from amctc.kernels.ascend_table import ascend_table
 from amctc.onnx_bridge.runtime import CARRIED, FloatSession
-from amctc.ops import quant
+from amctc.ops import ascend, quant
 from amctc.pipeline import Context, Pipeline
 from amctc.targets import Profile, load_profile
 from amctc.types import Array
@@ -64,10 +64,9 @@ class Session:
 
 def graph_kind(graph: Graph) -> str:
     """``deploy`` for a graph with ops of the target, ``qdq`` for one with quantizers, else ``float``."""
-    names = {op.kind.op_name for op in graph.ops}
-    if any(n.startswith("ascend.") for n in names):
+    if any(isinstance(op.kind, ascend.KINDS) for op in graph.ops):
         return "deploy"
-    return "qdq" if {quant.Quantize.op_name, quant.Dequantize.op_name} & names else "float"
+    return "qdq" if any(isinstance(op.kind, quant.Quantize | quant.Dequantize) for op in graph.ops) else "float"
 
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:

@@ -11,12 +11,10 @@ from amctc.ir import Graph
 from amctc.onnx_bridge import export_model
 from amctc.ops import ascend
 
-_LOWERED = (ascend.Quant, ascend.Conv, ascend.MatMul, ascend.Dequant, ascend.Requant, ascend.AntiQuant)
-
 
 def is_lowered(graph: Graph) -> bool:
     """True when the graph holds ops of the target, so that only the deploy form can express it."""
-    return any(isinstance(op.kind, _LOWERED) for op in graph.ops)
+    return any(isinstance(op.kind, ascend.KINDS) for op in graph.ops)
 
 
 def exported(graph: Graph) -> onnx.ModelProto:

@@ -154,3 +154,7 @@ class AntiQuant(OpKind):
         _same(self, 1, q, I8, I4, I16)
         self.require(self.to in (F16, F32), 4, f"{self.to} is no dequantized type")
         return (TensorType(q.shape, self.to),)
+
+
+KINDS: tuple[type[OpKind], ...] = (Quant, Conv, MatMul, Dequant, Requant, AntiQuant)
+"""Every op kind of the target: a graph that holds one has been lowered, in part at least."""

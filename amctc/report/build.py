@@ -127,7 +127,7 @@ def _float_ops(graph: Graph) -> tuple[str, ...]:
     for op in graph.ops:
         quiet = isinstance(op.kind, QUIET)
         computed = any(r.type.is_float for r in op.results) and bool(op.operands)
-        if computed and not quiet and not op.kind.op_name.startswith("ascend."):
+        if computed and not quiet and not isinstance(op.kind, ascend.KINDS):
             kind = op.kind.op_type if isinstance(op.kind, Node) else op.kind.op_name.removeprefix("nn.")
             listed.append(f"{kind} ({layer_name(op)})")
     return tuple(listed)

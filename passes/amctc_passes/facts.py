@@ -16,12 +16,10 @@ def _none_of(graph: Graph, kinds: tuple[type, ...]) -> str | None:
     return None
 
 
-ASCEND_OPS = (ascend.Quant, ascend.Conv, ascend.MatMul, ascend.Dequant, ascend.Requant, ascend.AntiQuant)
-
-UNQUANTIZED = Fact("unquantized", lambda g: _none_of(g, (quant.Quantize, quant.Dequantize, *ASCEND_OPS)))
+UNQUANTIZED = Fact("unquantized", lambda g: _none_of(g, (quant.Quantize, quant.Dequantize, *ascend.KINDS)))
 """A float graph, observers allowed."""
 
-NOT_LOWERED = Fact("not lowered", lambda g: _none_of(g, ASCEND_OPS))
+NOT_LOWERED = Fact("not lowered", lambda g: _none_of(g, ascend.KINDS))
 """No op of the target yet."""
 
 UNOBSERVED = Fact("without observers", lambda g: _none_of(g, (quant.Observe,)))

@@ -86,7 +86,7 @@ def _demoted(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tu
         return None  # each reader decides: parameters of integer ops stay as they are
     if isinstance(kind, ascend.Dequant | ascend.AntiQuant):
         return (apply(replace(kind, to=F16), *operands),) if kind.to == F32 else None
-    if kind.op_name.startswith("ascend."):
+    if isinstance(kind, ascend.KINDS):
         return None
     if isinstance(kind, Node):
         return _carried(op, operands, profile)

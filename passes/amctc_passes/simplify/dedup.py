@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from amctc.contract import Contract, Exact
-from amctc.ir import Constant, Graph, Op, Value
+from amctc.ir import Constant, Graph, Op, Value, with_operands
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
@@ -40,8 +40,7 @@ class Dedup(Pass):
             if key in known:
                 return known[key].results
             same = all(a is b for a, b in zip(operands, op.operands, strict=True))
-            known[key] = op if same else Op(kind, operands, tuple(r.type for r in op.results),
-                                            tuple(r.name for r in op.results), op.origins)  # fmt: skip
+            known[key] = op if same else with_operands(op, operands)
             return known[key].results
 
         return convert(graph, first)

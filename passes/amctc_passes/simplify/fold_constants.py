@@ -14,7 +14,7 @@ from amctc.interp import Plan
 from amctc.ir import Constant, Graph, Op, Value, const, constant_data, layer_name
 from amctc.onnx_bridge.carried import attribute_names, recognised, refined
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
-from amctc.ops import quant
+from amctc.ops import ascend, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
@@ -63,9 +63,7 @@ class FoldConstants(Pass):
 
 def _foldable(op: Op, operands: tuple[Value | None, ...]) -> bool:
     kind = op.kind
-    if isinstance(kind, Constant | quant.Observe | quant.Quantize | quant.Dequantize) or kind.op_name.startswith(
-        "ascend"
-    ):
+    if isinstance(kind, (Constant, quant.Observe, quant.Quantize, quant.Dequantize, *ascend.KINDS)):
         return False
     if isinstance(kind, Node) and (kind.domain or kind.op_type in NONDETERMINISTIC | UNBOUNDED):
         return False
