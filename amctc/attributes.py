@@ -14,7 +14,7 @@ import amctc.ops  # noqa: F401 - enters the op kinds in the registry
 from amctc.cursor import Cursor
 from amctc.data import ArrayData, Data
 from amctc.schema import OpKind, op_kind
-from amctc.types import SCALAR_TYPES, Array, Dim, Elem, QuantizedType, ScalarType, TensorType
+from amctc.types import SCALAR_TYPES, Array, Dim, Elem, OpaqueType, QuantizedType, ScalarType, TensorType
 
 
 def parse_type(text: str) -> TensorType:
@@ -56,20 +56,26 @@ def _dim(text: str) -> Dim:
     return int(text) if text[0] != '"' else str(json.loads(text))
 
 
-_QUANT = re.compile(r"quant<(\w+)(?:\[(-?\d+):(-?\d+)\])?:(\w+)(?::(\d+))?, \{([^}]*)\}>")
+_QUANT = re.compile(r"quant<(\w+)(?:\[(-?\d+):(-?\d+)\])?:(\w+)(?::(\d+)(?::(\d+))?)?, \{([^}]*)\}>")
+
+_OPAQUE = re.compile(r'opaque<("[^"\\]*(?:\\.[^"\\]*)*"), "0x([0-9a-f]*)">')
 
 
 def _elem_at(cursor: Cursor, at: int) -> tuple[Elem, int]:
     if found := _QUANT.match(cursor.text, at):
-        storage, low, high, expressed, axis, pairs = found.groups()
+        storage, low, high, expressed, axis, block, pairs = found.groups()
         split = [p.partition(":") for p in pairs.split(", ") if p]
         stored, real = _scalar(cursor, storage, at), _scalar(cursor, expressed, at)
         span = (int(low), int(high)) if low is not None else stored.integer_range
         with cursor.blaming(at), np.errstate(over="ignore"):
             scales = tuple(float(np.float32(s)) for s, _, _ in split)
             zeros = tuple(int(z or 0) for _, _, z in split)
-            elem = QuantizedType(stored, real, scales, zeros, None if axis is None else int(axis), *span)
+            along = None if axis is None else int(axis)
+            elem = QuantizedType(stored, real, scales, zeros, along, *span, int(block or 0))
         return elem, found.end()
+    if found := _OPAQUE.match(cursor.text, at):
+        with cursor.blaming(at):
+            return OpaqueType(str(json.loads(found.group(1))), 0, bytes.fromhex(found.group(2))), found.end()
     found = re.compile(r"\w+").match(cursor.text, at)
     if found is None:
         raise cursor.error("expected an element type", at)

@@ -15,7 +15,7 @@ from amctc.errors import AmctcError, InputError, UnsupportedError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, layer_name
 from amctc.numerics.threads import single_threaded_blas
 from amctc.schema import OpKind
-from amctc.types import STRING, Array, Shape, TensorType, dims_agree, format_dim
+from amctc.types import STRING, Array, OpaqueType, Shape, TensorType, dims_agree, format_dim
 
 Kernel: TypeAlias = Callable[..., Array | tuple[Array, ...]]
 """Computes an op: called with one array per operand, ``None`` for an absent one."""
@@ -122,8 +122,10 @@ def checked(
     """``array``, in the type's element type, if it fits the input ``type_``.
 
     ``sizes`` collects what the symbols stand for across inputs. Floats of any precision are converted, except those
-    that are of ``float_type`` already.
+    that are of ``float_type`` already. What is no dense tensor is passed on as it is.
     """
+    if isinstance(type_.elem, OpaqueType):
+        return array
     array = np.asarray(array)
     if type_.elem is STRING and array.dtype.kind == "U":
         array = array.astype(object)

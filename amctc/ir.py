@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from amctc.data import ArrayData, Data
 from amctc.errors import AmctcError, VerificationError
 from amctc.schema import OpKind, register
-from amctc.types import Array, Elem, TensorType, require, scalar_of
+from amctc.types import Array, Elem, TensorType, merge_types, require, scalar_of, shapes_agree
 
 
 class Origin(NamedTuple):
@@ -187,8 +187,8 @@ def constant_data(value: Value | None) -> Data | None:
     return kind.data if isinstance(kind, Constant) else None
 
 
-LAYER_OP_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""ONNX op types whose node names name a layer (they own a weight)."""
+LAYER_OP_TYPES = frozenset({"AveragePool", "Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""ONNX op types whose node names name a layer: they own a weight, or have an accumulator of their own on the target."""
 
 
 def layer_name(op: Op) -> str:
@@ -203,7 +203,8 @@ def layer_name(op: Op) -> str:
 class Graph:
     """Inputs and outputs; everything between is reached from the outputs.
 
-    ``output_names`` are the interface names of ``outputs``. ``metadata`` is kept from and written to the model file.
+    ``output_names`` are the interface names of ``outputs``. ``metadata`` is kept from and written to the model file, so
+    is ``declared``: what the file said of outputs by name, where that is more than can be inferred.
     """
 
     inputs: tuple[GraphInput, ...]
@@ -211,6 +212,7 @@ class Graph:
     output_names: tuple[str, ...]
     name: str = "graph"
     metadata: tuple[tuple[str, str], ...] = ()
+    declared: tuple[tuple[str, TensorType], ...] = ()
     _memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -235,13 +237,21 @@ class Graph:
 
     def with_outputs(self, outputs: tuple[Value, ...], names: tuple[str, ...] | None = None) -> Graph:
         """The graph that computes other outputs from the same inputs."""
-        return Graph(self.inputs, outputs, self.output_names if names is None else names, self.name, self.metadata)
+        names = self.output_names if names is None else names
+        return Graph(self.inputs, outputs, names, self.name, self.metadata, self.declared)
+
+    def output_type(self, index: int) -> TensorType:
+        """What is known of an output: its value's type, with sizes that were declared and cannot be inferred."""
+        type_, declared = self.outputs[index].type, dict(self.declared).get(self.output_names[index])
+        fits = declared is not None and declared.elem == type_.elem and shapes_agree(declared.shape, type_.shape)
+        return merge_types(type_, declared) if declared is not None and fits else type_
 
     def with_metadata(self, **entries: str) -> Graph:
         """The same graph with metadata entries set (``__`` in a key stands for a dot)."""
         merged = {**dict(self.metadata), **{k.replace("__", "."): v for k, v in entries.items()}}
         order = {"ops": self._memo["ops"]} if "ops" in self._memo else {}  # other facts may be about the metadata
-        return Graph(self.inputs, self.outputs, self.output_names, self.name, tuple(sorted(merged.items())), order)
+        metadata = tuple(sorted(merged.items()))
+        return Graph(self.inputs, self.outputs, self.output_names, self.name, metadata, self.declared, order)
 
 
 def _topological(roots: tuple[Value, ...], inputs: frozenset[Value]) -> tuple[Op, ...]:

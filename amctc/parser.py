@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from amctc.attributes import constant_contents, kind_attributes, parse_type, tensor_type
 from amctc.cursor import Cursor
@@ -115,13 +116,13 @@ def _graph(cursor: Cursor) -> Graph:
         metadata.append((key, cursor.string()))
     if cursor.kind != "end":
         raise cursor.error(f"{cursor.token!r} after the graph")
-    for _, value, at in outputs:
-        if value not in values:
-            raise cursor.error(f"output %{value} is never defined", at)
+    for output in outputs:
+        if output.value not in values:
+            raise cursor.error(f"output %{output.value} is never defined", output.at)
     with cursor.blaming(start):
-        return Graph(
-            inputs, tuple(values[v] for _, v, _ in outputs), tuple(n for n, _, _ in outputs), name, tuple(metadata)
-        )
+        computed, names = tuple(values[o.value] for o in outputs), tuple(o.name for o in outputs)
+        declared = tuple((o.name, o.declared) for o in outputs if o.declared is not None)
+        return Graph(inputs, computed, names, name, tuple(metadata), declared)
 
 
 def _inputs(cursor: Cursor, values: dict[str, Value]) -> tuple[GraphInput, ...]:
@@ -141,9 +142,17 @@ def _inputs(cursor: Cursor, values: dict[str, Value]) -> tuple[GraphInput, ...]:
     return tuple(inputs)
 
 
-def _outputs(cursor: Cursor) -> list[tuple[str, str, int]]:
-    """Interface name, value name and position in the text of every output."""
-    outputs: list[tuple[str, str, int]] = []
+class _Output(NamedTuple):
+    """An output as the text has it: interface name, value name, position in the text, type if one is declared."""
+
+    name: str
+    value: str
+    at: int
+    declared: TensorType | None
+
+
+def _outputs(cursor: Cursor) -> list[_Output]:
+    outputs: list[_Output] = []
     cursor.expect("(")
     while not cursor.accept(")"):
         if outputs:
@@ -151,5 +160,6 @@ def _outputs(cursor: Cursor) -> list[tuple[str, str, int]]:
         name = cursor.string()
         cursor.expect("=")
         at = cursor.at
-        outputs.append((name, _value_name(cursor), at))
+        value = _value_name(cursor)
+        outputs.append(_Output(name, value, at, tensor_type(cursor) if cursor.accept(":") else None))
     return outputs

@@ -116,6 +116,12 @@ def _format_op(op: Op, names: _Names, elide: bool) -> str:
     return line
 
 
+def _format_output(graph: Graph, index: int, names: _Names) -> str:
+    value, known = graph.outputs[index], graph.output_type(index)
+    declared = f": {known}" if known != value.type else ""
+    return f"{json.dumps(graph.output_names[index])} = {names[value]}{declared}"
+
+
 def print_graph(graph: Graph, *, elide: bool = False) -> str:
     """The whole graph as text. With ``elide`` large constants are left out; such text cannot be parsed."""
     names = _Names(graph)
@@ -123,7 +129,7 @@ def print_graph(graph: Graph, *, elide: bool = False) -> str:
         f"{names[i]}: {i.type}" + (f" = {_format_data(i.default, elide)}" if i.default is not None else "")
         for i in graph.inputs
     )
-    outputs = ", ".join(f"{json.dumps(n)} = {names[v]}" for n, v in zip(graph.output_names, graph.outputs, strict=True))
+    outputs = ", ".join(_format_output(graph, index, names) for index in range(len(graph.outputs)))
     lines = [f"graph {json.dumps(graph.name)}({inputs}) -> ({outputs}) {{"]
     lines += [f"  {_format_op(op, names, elide)}" for op in graph.ops]
     lines.append("}")

@@ -6,10 +6,13 @@ Numbered constraints, checked when a type is built:
 T1    a dimension is an integer >= 0, a non-empty symbol, or unknown (``None``)
 T2    scales are finite, positive, and exactly representable in float32
 T3    as many zero points as scales; one of each without an axis
-T4    a quantization axis lies inside the rank, and its dimension, where known, equals the number of scales
+T4    a quantization axis lies inside the rank; its dimension, where known, equals the number of scales, or, of a type
+      with blocks, there is a scale for each block along the axis at each position of the other axes
 T5    the storage range lies inside the storage type and is not empty
 T6    zero points lie inside the storage range
 T7    a quantized type expresses a floating-point type and stores an integer type
+T8    nothing is known of the shape of a value that is no dense tensor
+T9    blocks have a size of at least 1 (0: there are none) and run along an axis
 ====  ==========================================================================================
 """
 
@@ -21,11 +24,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from amctc.errors import TypeConstraintError
+from amctc.scalars import BF16 as BF16
+from amctc.scalars import BOOL as BOOL
+from amctc.scalars import F16 as F16
+from amctc.scalars import F32 as F32
+from amctc.scalars import F64 as F64
+from amctc.scalars import I4 as I4
+from amctc.scalars import I8 as I8
+from amctc.scalars import I16 as I16
+from amctc.scalars import I32 as I32
+from amctc.scalars import I64 as I64
+from amctc.scalars import SCALAR_TYPES as SCALAR_TYPES
+from amctc.scalars import STRING as STRING
+from amctc.scalars import U4 as U4
+from amctc.scalars import U8 as U8
+from amctc.scalars import U16 as U16
+from amctc.scalars import U32 as U32
+from amctc.scalars import U64 as U64
+from amctc.scalars import OpaqueType as OpaqueType
+from amctc.scalars import ScalarType as ScalarType
+from amctc.scalars import scalar_of as scalar_of
 
 Dim: TypeAlias = int | str | None
 """A dimension: a size, a symbol that stands for one size throughout a graph, or unknown."""
@@ -41,80 +63,13 @@ def require(condition: bool, rule: str, message: str, where: str | None = None) 
 
 
 @dataclass(frozen=True, slots=True)
-class ScalarType:
-    """A plain element type. ``name`` is its text form, ``bits`` its width on the wire."""
-
-    name: str
-    bits: int
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy type that holds one element (int4 is held unpacked in int8)."""
-        return _DTYPES[self.name]
-
-    @property
-    def is_float(self) -> bool:
-        """True for floating-point types, narrow ones included."""
-        return self.name[0] == "f" or self.name == "bf16"
-
-    @property
-    def is_integer(self) -> bool:
-        """True for signed and unsigned integers (bool is none)."""
-        return self.name[0] in "iu"
-
-    @property
-    def integer_range(self) -> tuple[int, int]:
-        """Smallest and largest value of an integer type."""
-        if self.name[0] == "i":
-            return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
-        return 0, (1 << self.bits) - 1
-
-    def __str__(self) -> str:
-        return self.name
-
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "f8e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn), "f8e5m2": np.dtype(ml_dtypes.float8_e5m2),
-    "f8e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz), "f8e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
-    "i4": np.dtype(np.int8), "i8": np.dtype(np.int8), "i16": np.dtype(np.int16), "i32": np.dtype(np.int32),
-    "i64": np.dtype(np.int64), "u4": np.dtype(np.uint8), "u8": np.dtype(np.uint8), "u16": np.dtype(np.uint16),
-    "u32": np.dtype(np.uint32), "u64": np.dtype(np.uint64), "bool": np.dtype(np.bool_),
-    "c64": np.dtype(np.complex64), "c128": np.dtype(np.complex128), "string": np.dtype(object),
-}  # fmt: skip
-
-_BITS = {"f8e4m3fn": 8, "f8e5m2": 8, "f8e4m3fnuz": 8, "f8e5m2fnuz": 8, "bf16": 16, "bool": 8, "string": 64}
-
-SCALAR_TYPES: dict[str, ScalarType] = {
-    name: ScalarType(name, _BITS.get(name) or int("".join(filter(str.isdigit, name)))) for name in _DTYPES
-}
-
-F16, F32, F64, BF16 = (SCALAR_TYPES[n] for n in ("f16", "f32", "f64", "bf16"))
-I4, I8, I16, I32, I64 = (SCALAR_TYPES[n] for n in ("i4", "i8", "i16", "i32", "i64"))
-U4, U8, U16, U32, U64 = (SCALAR_TYPES[n] for n in ("u4", "u8", "u16", "u32", "u64"))
-BOOL, STRING = SCALAR_TYPES["bool"], SCALAR_TYPES["string"]
-
-_BY_DTYPE = {t.dtype: t for t in SCALAR_TYPES.values() if t.name not in ("i4", "u4")}
-
-
-def scalar_of(dtype: np.dtype[Any] | type) -> ScalarType:
-    """The scalar type held by a NumPy dtype; :class:`TypeConstraintError` for one without an ONNX counterpart."""
-    dtype = np.dtype(dtype)
-    if dtype.kind in "USO":
-        return STRING
-    try:
-        return _BY_DTYPE[dtype]
-    except KeyError:
-        raise TypeConstraintError(f"no tensor element type for NumPy {dtype}", remedy="convert the array") from None
-
-
-@dataclass(frozen=True, slots=True)
 class QuantizedType:
     """A uniformly quantized element type: ``real = scale * (stored - zero_point)``.
 
-    ``scales`` and ``zero_points`` hold one entry (per tensor, ``axis`` is ``None``) or one per slice along
-    ``axis``. ``low`` and ``high`` bound the stored integers.
+    ``scales`` and ``zero_points`` hold one entry (per tensor, ``axis`` is ``None``) or one per slice along ``axis``.
+    With ``block`` each run of that many elements along ``axis`` has an entry of its own (the last run may be shorter):
+    the entries are those of a tensor of the value's shape whose ``axis`` counts the blocks, in row-major order, as in
+    ONNX DequantizeLinear with ``block_size``. ``low`` and ``high`` bound the stored integers.
     """
 
     storage: ScalarType
@@ -124,8 +79,11 @@ class QuantizedType:
     axis: int | None
     low: int
     high: int
+    block: int = 0
 
     def __post_init__(self) -> None:
+        require(self.block == 0 or (self.block > 0 and self.axis is not None), "T9",
+                f"blocks of {self.block} along axis {self.axis}")  # fmt: skip
         require(
             self.storage.is_integer and self.expressed.is_float,
             "T7",
@@ -182,8 +140,17 @@ class QuantizedType:
         """Zero points as int64 ``[C]`` or ``[1]``."""
         return np.asarray(self.zero_points, np.int64)
 
+    def parameter_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the scales of a value of this type and ``shape``: ``[]``, ``[C]``, or one entry per block."""
+        if self.axis is None:
+            return ()
+        count = shape[self.axis]
+        if not self.block:
+            return (count,)
+        return (*shape[: self.axis], -(-count // self.block), *shape[self.axis + 1 :])
+
     def __str__(self) -> str:
-        axis = "" if self.axis is None else f":{self.axis}"
+        axis = "" if self.axis is None else f":{self.axis}" + (f":{self.block}" if self.block else "")
         span = "" if (self.low, self.high) == self.storage.integer_range else f"[{self.low}:{self.high}]"
         pairs = (
             f"{np.float32(s)!s}" + (f":{z}" if z else "") for s, z in zip(self.scales, self.zero_points, strict=True)
@@ -204,6 +171,8 @@ class TensorType:
     def __post_init__(self) -> None:
         if self.shape is None:
             return
+        if isinstance(self.elem, OpaqueType):
+            require(False, "T8", f"{self.elem.name} has no shape")
         for d in self.shape:
             if d is None or (type(d) is int and d >= 0) or (type(d) is str and d):
                 continue
@@ -211,6 +180,11 @@ class TensorType:
         elem = self.elem
         if isinstance(elem, QuantizedType) and elem.axis is not None:
             require(0 <= elem.axis < len(self.shape), "T4", f"axis {elem.axis} outside rank {len(self.shape)}")
+            if elem.block:
+                sizes = [d for d in self.shape if isinstance(d, int)]
+                require(len(sizes) < len(self.shape) or math.prod(elem.parameter_shape(sizes)) == len(elem.scales),
+                        "T4", f"{len(elem.scales)} scales for blocks of {elem.block} in {sizes}")  # fmt: skip
+                return
             size = self.shape[elem.axis]
             require(not isinstance(size, int) or size == len(elem.scales), "T4",
                     f"{len(elem.scales)} scales for a dimension of {size}")  # fmt: skip

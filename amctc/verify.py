@@ -12,7 +12,7 @@ G5    operands come in the declared number, and result types are what the op inf
       (a carried op's count only, once its operands' types are not those it was imported with)
 G6    constants and defaults of inputs have the element type and shape of their type; ``deep``: so
       has what is read, and stored integers lie inside the storage range
-G7    types keep their own rules T1 to T7 (:mod:`amctc.types`)
+G7    types keep their own rules T1 to T8 (:mod:`amctc.types`)
 ====  ==========================================================================================
 
 A symbolic dimension comes from an input or a carried op: by G5 no other op can bring one in.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnx import NodeProto
+from onnx import AttributeProto, NodeProto
 
 from amctc.ir import Op, Value, build, constant_data
 from amctc.onnx_bridge.converters import CONVERTERS, NodeView, build_named
@@ -19,18 +19,24 @@ def attribute_names(kind: Node) -> tuple[str, ...]:
     return tuple(a.name for a in NodeProto.FromString(kind.proto).attribute)
 
 
+def integer_attributes(kind: Node) -> dict[str, int]:
+    """The integer attributes of a carried node by name."""
+    return {a.name: a.i for a in NodeProto.FromString(kind.proto).attribute if a.type == AttributeProto.INT}
+
+
 def recognised(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:
     """A carried op as one of ours, now that an operand it was carried for is constant; ``None`` while it is not."""
     kind = op.kind
-    converter = CONVERTERS.get(kind.op_type) if isinstance(kind, Node) and not kind.domain else None
+    converter = CONVERTERS.get((kind.domain, kind.op_type)) if isinstance(kind, Node) else None
     if converter is None or not isinstance(kind, Node):
         return None
     node = NodeProto.FromString(kind.proto)
+    named = iter(op.results)
+    wanted = [next(named) if output else None for output in node.output]
+    node.output[:] = ["" if r is None else r.name or "result" for r in wanted]
     converted = converter(NodeView(node, operands, kind.version, op.origins))
     if converted is None or isinstance(converted, Value):
         return None if converted is None else (converted,)
-    named = iter(op.results)
-    wanted = [next(named) if output else None for output in node.output]
     ours = build_named(*converted, [r.name or "" if r else "" for r in wanted], op.origins)
     return [new for new, old in zip(ours.results, wanted, strict=False) if old is not None]
 

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from amctc.errors import InputError, printable
 from amctc.onnx_bridge.names import node_names
-from amctc.onnx_bridge.subgraphs import DEFAULT, inner_nodes
+from amctc.onnx_bridge.subgraphs import DEFAULT, bodies, inner_nodes
 
 AGAIN = "export the model again"
+
+_TERM = rb"[A-Za-z\s]*(?:\.\.\.[A-Za-z\s]*)?"
+_EQUATION = re.compile(rb"%b(?:,%b)*(?:->%b)?" % (_TERM, _TERM, _TERM))
+"""The equation of an Einsum."""
+
+
+def check_names(model: ModelProto) -> None:
+    """Raise :class:`InputError` for a name that is not UTF-8: protobuf reads it, as bytes, and cannot write it."""
+    domains = (o.domain for o in (*model.opset_import, *model.functions))
+    metadata = (t for p in model.metadata_props for t in (p.key, p.value))
+    nodes = (t for f in model.functions for n in (f, *f.node) for t in (n.name, *n.input, *n.output))
+    for text in (*domains, *metadata, *nodes, *_names(model.graph)):
+        if isinstance(text, bytes):
+            raise InputError(f"the name {printable(text)} is not UTF-8", remedy=AGAIN)
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    """All names in a graph and in the bodies of its nodes, and the symbols of dimensions."""
+    stack = [graph]
+    while stack:
+        graph = stack.pop()
+        yield graph.name
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            yield info.name
+            yield from (d.dim_param for d in info.type.tensor_type.shape.dim)
+        yield from (t.name for t in (*graph.initializer, *(s.values for s in graph.sparse_initializer)))
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (a.name for a in node.attribute)
+            stack.extend(bodies(node))
 
 
 def check_nodes(model: ModelProto, version: int) -> None:
@@ -46,6 +77,8 @@ def _problem(node: NodeProto, version: int) -> str | None:
         if attribute.type != wanted:
             name = AttributeProto.AttributeType.Name
             return f"attribute {printable(attribute.name)!r} is of type {name(attribute.type)}, not {name(wanted)}"
+        if node.op_type == "Einsum" and attribute.name == "equation" and not _EQUATION.fullmatch(attribute.s):
+            return f"the equation {printable(attribute.s)} is malformed"  # some never end ONNX's parser
         if node.op_type == "Split" and attribute.name == "num_outputs" and attribute.i != len(node.output):
             return f"num_outputs is {attribute.i}, but there are {len(node.output)} outputs"
     return None

@@ -13,6 +13,9 @@ from amctc.types import F16, F32, I4, I8, I16, ScalarType
 QUANT, DEQUANT, ANTI_QUANT, REQUANT = "AscendQuant", "AscendDequant", "AscendAntiQuant", "AscendRequant"
 """Op types of the target's own nodes."""
 
+TARGET_KEY = "amctc.target"
+"""Metadata that names the chip a deploy file is for; a file that has it is read as one."""
+
 STORAGE: dict[str, ScalarType] = {"INT8": I8, "INT4": I4, "INT16": I16}
 """Attribute ``dst_type`` of a quantizer (N1)."""
 

@@ -9,28 +9,36 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from amctc.errors import LimitError, UnsupportedError
-from amctc.ir import Constant, Graph, Op, Value, layer_name
+from amctc.data import ArrayData, Data
+from amctc.errors import LimitError, UnsupportedError, printable
+from amctc.ir import Constant, Graph, Op, Value, constant_data, layer_name
+from amctc.onnx_bridge.contents import constant_node
+from amctc.onnx_bridge.inference import small_constants
 from amctc.onnx_bridge.names import Names
-from amctc.onnx_bridge.opsets import OPSET, export_opset
+from amctc.onnx_bridge.needed_opset import needed_opset
+from amctc.onnx_bridge.opsets import OPSET, export_opset, same_meaning, upgraded
+from amctc.onnx_bridge.storage import PROTOBUF_LIMIT, TensorStore, contents_size, inline
 from amctc.onnx_bridge.subgraphs import CAPTURED, DOMAIN, inner_names, rename_captured
-from amctc.onnx_bridge.tensors import tensor_proto, value_info
-from amctc.ops import nn
+from amctc.onnx_bridge.tensors import value_info
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
-from amctc.types import I8, I32, U8, Array, Elem, QuantizedType, scalar_of
-
-PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
-"""A protobuf message holds less than 2 GiB."""
+from amctc.types import Array, Elem, scalar_of
 
 MAKER = "amctc"
+
+
+CarriedForm = tuple[NodeProto, list[NodeProto]]
+"""A carried node as it was imported, and the nodes that are written for it."""
 
 
 class Writer:
     """What an emitter needs: names of values, where nodes and initializers go, the ``opset`` they are written for."""
 
-    def __init__(self, graph: Graph, reserved: Sequence[str], opset: int = OPSET) -> None:
-        self.graph, self.opset = graph, opset
+    def __init__(
+        self, graph: Graph, carried_forms: Mapping[Op, CarriedForm], opset: int = OPSET, store: TensorStore = inline
+    ) -> None:
+        self.graph, self.carried_forms, self.opset, self._store = graph, carried_forms, opset, store
+        reserved = (n for _, parts in carried_forms.values() for p in parts for n in inner_names(p))
         self._tensors = Names((*(i.name for i in graph.inputs), *graph.output_names, *reserved))
         self._nodes = Names()
         self._name_of: dict[Value, str] = {v: v.name for v in graph.inputs}
@@ -66,8 +74,12 @@ class Writer:
         """Add an initializer and return its name."""
         array = np.asarray(array)
         name = self._tensors.fresh(hint)
-        self.initializers.append(tensor_proto(name, array, elem or scalar_of(array.dtype)))
+        self.initializer(name, ArrayData(array), elem or scalar_of(array.dtype))
         return name
+
+    def initializer(self, name: str, data: Data, elem: Elem) -> None:
+        """Add an initializer under a name that was handed out."""
+        self.initializers.append(self._store(name, data, elem))
 
     def node(
         self,
@@ -99,57 +111,84 @@ def emit_constant(writer: Writer, op: Op) -> None:
     """A constant becomes an initializer, whatever its size and quantized or not."""
     kind = op.kind
     assert isinstance(kind, Constant)
-    writer.initializers.append(tensor_proto(writer.name(op.result), kind.data.read(), kind.elem))
+    writer.initializer(writer.name(op.result), kind.data, kind.elem)
 
 
 def emit_carried(writer: Writer, op: Op) -> None:
-    """A carried node goes out as it came, except that its bodies read captured values under their new names."""
+    """A carried node goes out as it came, except for its names and where the file's opset asks for another form."""
+    kind = op.kind
+    assert isinstance(kind, Node)
+    node, parts = writer.carried_forms[op]
+    captured = [e.value for e in node.metadata_props if e.key == CAPTURED]
+    names = dict(zip((*node.input, *captured), map(writer.name, _padded(op, node)), strict=True))
+    names |= dict(zip((n for n in node.output if n), map(writer.name, op.results), strict=True))
+    names[""] = ""
+    origin = op.origins[-1].name if op.origins else kind.op_type
+    for part in parts:
+        for made_up in part.output:
+            if made_up not in names:
+                names[made_up] = writer.tensor(f"{origin}/{made_up}")
+        if part.op_type == "Constant":
+            writer.initializer(names[part.output[0]], *constant_node(part, None))
+            continue
+        part.input[:] = [names[n] for n in part.input]
+        part.output[:] = [names[n] for n in part.output]
+        rename_captured(part, names)
+        part.ClearField("metadata_props")
+        writer.carried(part, origin)
+    entries = {e.key[len(DOMAIN) :]: int(e.value) for e in node.metadata_props if e.key.startswith(DOMAIN)}
+    writer.domains |= {domain: version for domain, version in entries.items() if domain}
+    if kind.domain:
+        writer.domains[kind.domain] = kind.version
+
+
+def _padded(op: Op, node: NodeProto) -> tuple[Value | None, ...]:
+    """One operand for each input of ``node``, then the captured ones; absent operands at the end are not kept."""
+    return op.operands + (None,) * (len(node.input) - len(op.operands))
+
+
+def _carried_form(op: Op, opset: int) -> CarriedForm:
+    """A carried node as it was imported, and the nodes that mean the same at ``opset``."""
     kind = op.kind
     assert isinstance(kind, Node)
     node = NodeProto.FromString(kind.proto)
+    if kind.domain or same_meaning(node, kind.version, opset):
+        return node, [NodeProto.FromString(kind.proto)]
     captured = [e.value for e in node.metadata_props if e.key == CAPTURED]
-    domains = {e.key[len(DOMAIN) :]: int(e.value) for e in node.metadata_props if e.key.startswith(DOMAIN)}
-    operands = iter(op.operands + (None,) * (len(node.input) - len(op.operands)))
-    inputs = [writer.name(next(operands)) if n else _skip(operands) for n in node.input]
-    outer = map(writer.name, op.operands[len(node.input) :])
-    rename_captured(node, dict(zip(captured, outer, strict=True)))
-    results = iter(op.results)
-    outputs = [writer.name(next(results)) if n else "" for n in node.output]
-    node.ClearField("input")
-    node.ClearField("output")
-    node.ClearField("metadata_props")
-    node.input.extend(inputs)
-    node.output.extend(outputs)
-    writer.domains |= domains
-    if kind.domain:
-        writer.domains[kind.domain] = kind.version
-    writer.carried(node, op.origins[-1].name if op.origins else kind.op_type)
-
-
-def _skip(operands: Any) -> str:
-    next(operands)
-    return ""
+    operands = _padded(op, node)
+    names = (*node.input, *captured)
+    known = {n: o.type for n, o in zip(names, operands, strict=True) if o is not None}
+    types = [None if o is None else o.type for o in operands]
+    constants = small_constants(node, [constant_data(o) for o in operands], types)
+    parts = upgraded(node, kind.version, known, constants, opset)
+    if parts is None:
+        raise UnsupportedError(
+            f"carried op {printable(kind.op_type)} of opset {kind.version} means something else at {opset}, which"
+            " other ops need", where=layer_name(op), remedy="convert the model to a newer opset first",
+        )  # fmt: skip
+    return node, parts
 
 
 def export_model(
-    graph: Graph, emitters: Mapping[type[OpKind], Emitter] | None = None, *, opset: int | None = None
-) -> onnx.ModelProto:
+    graph: Graph, emitters: Mapping[type[OpKind], Emitter] | None = None, *, opset: int | None = None,
+    store: TensorStore = inline,
+) -> onnx.ModelProto:  # fmt: skip
     """An ONNX model that computes ``graph``; interface names, symbols and metadata kept, all names unique.
 
-    ``emitters`` default to standard ONNX (:data:`amctc.onnx_bridge.emitters.STANDARD`). Raises
-    :class:`UnsupportedError` for an op without an emitter and :class:`LimitError` past protobuf's 2 GiB.
+    ``emitters`` default to standard ONNX (:data:`amctc.onnx_bridge.emitters.STANDARD`); ``store`` puts the contents of
+    tensors into the model or elsewhere. Raises :class:`UnsupportedError` for an op without an emitter and
+    :class:`LimitError` for contents that do not fit a protobuf message of 2 GiB.
     """
     if emitters is None:
         from amctc.onnx_bridge.emitters import STANDARD
 
         emitters = STANDARD
-    carried = [op.kind for op in graph.ops if isinstance(op.kind, Node)]
-    protos = [NodeProto.FromString(k.proto) for k in carried]
-    version = opset or export_opset(carried, at_least=_needed_opset(graph))
-    writer = Writer(graph, [n for p in protos for n in inner_names(p)], version)
-    size = sum(op.kind.data.nbytes for op in graph.ops if isinstance(op.kind, Constant))
-    if size > PROTOBUF_LIMIT:
-        raise LimitError(f"{size} bytes of weights do not fit one ONNX file", remedy="external data is not written yet")
+    nodes = [op.kind for op in graph.ops if isinstance(op.kind, Node)]
+    version = opset or export_opset(nodes, at_least=needed_opset(graph))
+    carried = {op: _carried_form(op, version) for op in graph.ops if isinstance(op.kind, Node)}
+    writer = Writer(graph, carried, version, store)
+    if store is inline and (size := contents_size(graph)) > PROTOBUF_LIMIT:
+        raise LimitError(f"{size} bytes of weights do not fit one ONNX file", remedy="save it with external data")
     for op in graph.ops:
         emitter = emitters.get(type(op.kind))
         if emitter is None:
@@ -157,29 +196,18 @@ def export_model(
                                    remedy="lower the graph further, or save it in another form")  # fmt: skip
         emitter(writer, op)
     _name_outputs(writer)
+    for given in graph.inputs:
+        if given.default is not None:
+            writer.initializer(given.name, given.default, given.type.elem)
     proto = helper.make_graph(
         writer.nodes, graph.name, [value_info(i.name, i.type) for i in graph.inputs],
-        [value_info(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
-        writer.initializers + [tensor_proto(i.name, i.default.read(), i.type.elem) for i in graph.inputs if i.default],
-        value_info=_carried_types(writer),
+        [value_info(n, graph.output_type(i)) for i, n in enumerate(graph.output_names)],
+        writer.initializers, value_info=_carried_types(writer),
     )  # fmt: skip
     opsets = [helper.make_opsetid("", version), *(helper.make_opsetid(d, v) for d, v in sorted(writer.domains.items()))]
     model = helper.make_model(proto, opset_imports=opsets, producer_name=MAKER, ir_version=_ir_version(version))
     helper.set_model_props(model, dict(graph.metadata))
     return model
-
-
-def _needed_opset(graph: Graph) -> int:
-    """The oldest opset that knows the graph's quantized types and dilated average pools."""
-    elems = [v.type.elem for v in graph.values() if isinstance(v.type.elem, QuantizedType)]
-    if any(e.storage not in (I8, U8, I32) for e in elems):
-        return 21
-    return 19 if any(is_dilated(op.kind) for op in graph.ops) else OPSET
-
-
-def is_dilated(kind: OpKind) -> bool:
-    """True for an average pool that skips elements."""
-    return isinstance(kind, nn.AveragePool) and any(d != 1 for d in kind.dilations)
 
 
 def _name_outputs(writer: Writer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import heapq
 from collections.abc import Iterator, Mapping
 
 import onnx
@@ -13,19 +12,27 @@ from onnx import NodeProto, TensorProto
 from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
-from amctc.onnx_bridge.checks import AGAIN, check_nodes
+from amctc.onnx_bridge.checks import AGAIN, check_names, check_nodes
+from amctc.onnx_bridge.contents import constant_node, sparse_data
 from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView, build_named
 from amctc.onnx_bridge.functions import inlined
 from amctc.onnx_bridge.inference import inferred_types, node_types, small_constants
-from amctc.onnx_bridge.names import node_names
-from amctc.onnx_bridge.opsets import OPSET, upgraded
-from amctc.onnx_bridge.subgraphs import CAPTURED, DEFAULT, DOMAIN, captured_names, inner_nodes, with_plain_domain
+from amctc.onnx_bridge.names import Names, node_names
+from amctc.onnx_bridge.opsets import OLDEST_OPSET, OPSET, modernised, oldest_version, upgraded
+from amctc.onnx_bridge.order import in_order
+from amctc.onnx_bridge.runtime_types import runtime_types
+from amctc.onnx_bridge.subgraphs import (
+    CAPTURED,
+    DEFAULT,
+    DOMAIN,
+    captured_names,
+    inner_names,
+    inner_nodes,
+    with_plain_domain,
+)
 from amctc.onnx_bridge.tensors import ExternalFile, tensor_data, type_of, with_contents
 from amctc.ops.onnx import Node
 from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
-
-OLDEST_OPSET = 7
-"""ONNX Runtime has no kernels below; the standard's own converter starts there."""
 
 
 def import_model(
@@ -38,16 +45,20 @@ def import_model(
     (undefined or repeated names, a cycle, a broken type constraint, naming the node) and :class:`UnsupportedError`
     where nothing can be done.
     """
+    check_names(model)
     opsets = {o.domain: o.version for o in model.opset_import}
     version = opsets.get("", opsets.get("ai.onnx", 0))
     if not model.HasField("graph") or (not version and any(n.domain in DEFAULT for n in model.graph.node)):
         raise InputError("no graph or no opset version inside", remedy="this is not a complete ONNX model")
-    if version and version < OLDEST_OPSET:
-        raise UnsupportedError(f"opset {version} is too old", remedy=f"convert the model to {OLDEST_OPSET} or newer")
     if version > onnx.defs.onnx_opset_version():
         raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
     check_nodes(model, version)
     model = with_plain_domain(inlined(model))
+    if version and version < OLDEST_OPSET:
+        sparse = (t.values.name for t in model.graph.sparse_initializer)
+        given = {*(i.name for i in model.graph.input), *(t.name for t in model.graph.initializer), *sparse}
+        in_order(list(model.graph.node), frozenset(given))  # raises for what the C++ converter would stumble over
+        model, version = modernised(model, version), OLDEST_OPSET
     with _collector_paused():
         return _Importer(model, version or OPSET, opsets, external, converters or {}).graph()
 
@@ -83,7 +94,7 @@ class _Importer:
                 self._values[name] = const(data, elem, name=name)
         nodes = list(proto.node)
         names = node_names(nodes)
-        for index in _sorted(nodes, frozenset(self._values)):
+        for index in in_order(nodes, frozenset(self._values)):
             self._node(nodes[index], names[index])
         outputs = []
         for info in proto.output:
@@ -92,16 +103,20 @@ class _Importer:
             outputs.append(self._values[info.name])
         metadata = tuple(sorted((p.key, p.value) for p in self._model.metadata_props))
         output_names = tuple(o.name for o in proto.output)
-        return Graph(tuple(inputs), tuple(outputs), output_names, proto.name or "graph", metadata)
+        return Graph(tuple(inputs), tuple(outputs), output_names, proto.name or "graph", metadata, self._declared())
 
     def _initializers(self) -> dict[str, tuple[Data, ScalarType]]:
         found: dict[str, tuple[Data, ScalarType]] = {}
-        for tensor in self._model.graph.initializer:
-            if tensor.name in found:
-                raise InputError(f"initializer {printable(tensor.name)!r} is given twice", remedy=AGAIN)
-            found[tensor.name] = tensor_data(tensor, self._external)
-        for sparse in self._model.graph.sparse_initializer:
-            raise UnsupportedError(f"sparse initializer {printable(sparse.values.name)!r}", remedy="store it dense")
+        proto = self._model.graph
+        names = [t.name for t in proto.initializer] + [t.values.name for t in proto.sparse_initializer]
+        contents = (
+            *(tensor_data(t, self._external) for t in proto.initializer),
+            *(sparse_data(t, self._external) for t in proto.sparse_initializer),
+        )
+        for name, content in zip(names, contents, strict=True):
+            if name in found:
+                raise InputError(f"initializer {printable(name)!r} is given twice", remedy=AGAIN)
+            found[name] = content
         return found
 
     def _inputs(self, initializers: dict[str, tuple[Data, ScalarType]]) -> list[GraphInput]:
@@ -123,12 +138,21 @@ class _Importer:
             self._values[info.name] = inputs[-1]
         return inputs
 
+    def _declared(self) -> tuple[tuple[str, TensorType], ...]:
+        """What the file says of its outputs, where it knows a size that was not inferred."""
+        said = ((o.name, type_of(o.type, f"output {o.name!r}")) for o in self._model.graph.output)
+        known = ((name, type_, self._values[name].type) for name, type_ in said if type_ is not None)
+        return tuple(
+            (name, type_) for name, type_, own in known
+            if type_.elem == own.elem and shapes_agree(type_.shape, own.shape) and merge_types(own, type_) != own
+        )  # fmt: skip
+
     def _node(self, node: NodeProto, name: str) -> None:
         try:
             origin = (Origin(name, node.op_type),)
             if node.op_type == "Constant" and not node.domain:
                 self._define(
-                    node.output[0], const(*_constant(node, self._external), name=node.output[0], origins=origin)
+                    node.output[0], const(*constant_node(node, self._external), name=node.output[0], origins=origin)
                 )
             else:
                 self._convert(node, self._version, origin)
@@ -154,10 +178,9 @@ class _Importer:
 
     def _converted(self, view: NodeView) -> Converted:
         """What the caller's converter makes of a node, else what the standard one does; ``None`` to carry it."""
-        if view.node.domain:
-            return None
-        for table in (self._converters, CONVERTERS):
-            converter = table.get(view.node.op_type)
+        node = view.node
+        own = None if node.domain else self._converters.get(node.op_type)
+        for converter in (own, CONVERTERS.get((node.domain, node.op_type))):
             converted = None if converter is None else converter(view)
             if converted is not None:
                 return converted
@@ -175,16 +198,16 @@ class _Importer:
             if newer is not None:
                 for part in newer:
                     if part.op_type == "Constant":
-                        self._define(part.output[0], const(*_constant(part, None), name=part.output[0], origins=origin))
+                        data, elem = constant_node(part, None)
+                        self._define(part.output[0], const(data, elem, name=part.output[0], origins=origin))
                     else:
                         self._convert(part, OPSET, origin)
                 return
-        elif node.domain:
-            version = self._opsets.get(node.domain, 1)
+        version = self._opsets.get(node.domain, 1) if node.domain else oldest_version(node, version)
         everything = (*operands, *(self._values[n] for n in captured))
         types = tuple(None if o is None else o.type for o in everything)
         results = self._result_types(node, version, types[: len(operands)])
-        proto = _anonymous(node, captured, self._opsets)
+        proto = _anonymous(node, captured, self._opsets, self._version)
         kind = Node(node.op_type, node.domain, version, proto, types, results)
         names = [n for n in node.output if n]
         op = build(kind, *everything, names=tuple(names), origins=origin)
@@ -201,6 +224,9 @@ class _Importer:
         self, node: NodeProto, version: int, operands: tuple[TensorType | None, ...]
     ) -> tuple[TensorType, ...]:
         own = node_types(node, version, operands, self._small(node))
+        if any(n and t is None and n not in self._types for n, t in zip(node.output, own, strict=True)):
+            opsets = {"": self._version, node.domain: version}
+            own = runtime_types(node, opsets, operands, self._small(node))
         types = []
         for name, local in zip(node.output, own, strict=True):
             if not name:
@@ -209,7 +235,7 @@ class _Importer:
             if known is None and local is None:
                 raise UnsupportedError(
                     f"the type of {printable(name)!r} is not known",
-                    remedy="add it to the model's value_info: ONNX has no shape inference for this op",
+                    remedy="add it to the model's value_info: neither ONNX nor ONNX Runtime can infer it",
                 )
             if known is None or local is None:
                 types.append(known or local)
@@ -229,10 +255,11 @@ def _fits(default: tuple[Data, ScalarType], type_: TensorType) -> bool:
     return elem == type_.elem and shapes_agree(data.shape, type_.shape)
 
 
-def _anonymous(node: NodeProto, captured: list[str], opsets: Mapping[str, int]) -> bytes:
+def _anonymous(node: NodeProto, captured: list[str], opsets: Mapping[str, int], version: int) -> bytes:
     """The node without its names: operands become ``i0``…, captured values keep theirs, absent ones stay empty.
 
-    Metadata says what is captured, in operand order, and the versions of other domains that its bodies use.
+    Metadata says what is captured, in operand order, and the versions of other domains that its bodies use; the default
+    domain's too where the node itself is of another.
     """
     bare = NodeProto()
     bare.CopyFrom(node)
@@ -240,68 +267,12 @@ def _anonymous(node: NodeProto, captured: list[str], opsets: Mapping[str, int]) 
     bare.ClearField("metadata_props")
     bare.ClearField("input")
     bare.ClearField("output")
-    bare.input.extend(f"i{k}" if n else "" for k, n in enumerate(node.input))
-    bare.output.extend(f"o{k}" if n else "" for k, n in enumerate(node.output))
+    fresh = Names({*captured, *inner_names(node)}).fresh
+    bare.input.extend(fresh(f"i{k}") if n else "" for k, n in enumerate(node.input))
+    bare.output.extend(fresh(f"o{k}") if n else "" for k, n in enumerate(node.output))
     for name in captured:
         bare.metadata_props.add(key=CAPTURED, value=name)
-    for domain in sorted({n.domain for n in inner_nodes(node) if n.domain}):
-        bare.metadata_props.add(key=f"{DOMAIN}{domain}", value=str(opsets.get(domain, 1)))
+    for domain in sorted({n.domain for n in inner_nodes(node) if n.domain or node.domain}):
+        known = opsets.get(domain, 1) if domain else version
+        bare.metadata_props.add(key=f"{DOMAIN}{domain}", value=str(known))
     return bytes(bare.SerializeToString(deterministic=True))
-
-
-def _constant(node: NodeProto, external: ExternalFile | None) -> tuple[Data, ScalarType]:
-    """Value of a Constant node in any of its forms."""
-    (attribute,) = node.attribute
-    value = onnx.helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        return tensor_data(value, external)
-    if attribute.name == "sparse_value":
-        raise UnsupportedError("a sparse Constant", remedy="store it dense")
-    forms = {
-        "value_float": TensorProto.FLOAT, "value_floats": TensorProto.FLOAT, "value_int": TensorProto.INT64,
-        "value_ints": TensorProto.INT64, "value_string": TensorProto.STRING, "value_strings": TensorProto.STRING,
-    }  # fmt: skip
-    many = attribute.name.endswith("s")
-    items = list(value) if many else [value]
-    shape = [len(items)] if many else []
-    return tensor_data(onnx.helper.make_tensor("constant", forms[attribute.name], shape, items), None)
-
-
-def _sorted(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:
-    """Indices with producers first, otherwise in file order; names a node that waits for itself or for nothing."""
-    producers: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for name in node.output:
-            if name in producers or name in known:
-                raise InputError(f"value {printable(name)!r} is computed twice", remedy=AGAIN,
-                                 where=f"node {printable(node.name)!r}")  # fmt: skip
-            if name:
-                producers[name] = index
-    waiting: list[set[str]] = []
-    readers: dict[str, list[int]] = {}
-    for index, node in enumerate(nodes):
-        needs = dict.fromkeys(n for n in (*node.input, *captured_names(node)) if n and n not in known)
-        for name in needs:
-            if name not in producers:
-                raise InputError(f"{printable(name)!r} is never computed", remedy=AGAIN,
-                                 where=f"node {printable(node.name)!r} ({node.op_type})")  # fmt: skip
-            readers.setdefault(name, []).append(index)
-        waiting.append(set(needs))
-    return _in_order(nodes, waiting, readers)
-
-
-def _in_order(nodes: list[NodeProto], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[int]:
-    ready = [i for i, needs in enumerate(waiting) if not needs]
-    order: list[int] = []
-    while ready:
-        order.append(heapq.heappop(ready))
-        for name in nodes[order[-1]].output:
-            for reader in readers.get(name, ()):
-                waiting[reader].discard(name)
-                if not waiting[reader]:
-                    heapq.heappush(ready, reader)
-    if len(order) < len(nodes):
-        stuck = next(n for n, needs in zip(nodes, waiting, strict=True) if needs)
-        raise InputError("the graph has a cycle", where=f"node {printable(stuck.name)!r} ({stuck.op_type})",
-                         remedy="an ONNX graph must be acyclic; export the model again")  # fmt: skip
-    return order

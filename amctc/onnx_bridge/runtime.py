@@ -2,54 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import NodeProto
 
-from amctc.errors import UnsupportedError, printable
+from amctc.errors import UnsupportedError, UsageError, printable
 from amctc.interp import Kernel, KernelFactory, KernelTable
 from amctc.ir import Graph, GraphInput, Op, Value, const, with_operands
 from amctc.kernels.tables import ORACLE
+from amctc.onnx_bridge.custom_ops import add_custom_ops, unknown_op
+from amctc.onnx_bridge.edge_casts import EdgeCasts
 from amctc.onnx_bridge.exporter import export_model
+from amctc.onnx_bridge.model_file import serialized, temporary_model
 from amctc.onnx_bridge.names import Names
+from amctc.onnx_bridge.storage import TensorStore, contents_size, inline
 from amctc.onnx_bridge.subgraphs import inner_names
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
 from amctc.types import Array
 
+IN_MEMORY = 1 << 29
+"""Bytes of contents above which a model is handed to the runtime as a file: in memory it would exist three times."""
+
 _FATAL = 4
+_PROVIDER = "ExecutionProvider"
+_CPU = f"CPU{_PROVIDER}"
 
 
-def open_session(model: bytes, *, optimise: bool = True, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A CPU session on serialized model bytes; :class:`UnsupportedError` when the runtime refuses the model."""
+def open_session(
+    model: bytes | Path, *, optimise: bool = True, threads: int = 1, provider: str = "cpu"
+) -> onnxruntime.InferenceSession:
+    """A session on serialized model bytes or a model file; what ``provider`` does not compute runs on the CPU.
+
+    Raises :class:`UnsupportedError` when the runtime refuses the model, :class:`UsageError` for a provider it lacks.
+    """
+    providers = list(dict.fromkeys((provider_name(provider), _CPU)))
     options = onnxruntime.SessionOptions()
+    add_custom_ops(options)
     options.log_severity_level = _FATAL
+    options.enable_cpu_mem_arena = False  # it grows in powers of two, and a session never gives it back
     options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # the runtime's exception types are not stable across versions
+        if (unknown := unknown_op(str(error), model.read_bytes() if isinstance(model, Path) else model)) is not None:
+            raise unknown from None
         raise UnsupportedError(f"ONNX Runtime refuses the model: {printable(error, 300)}") from error
+    if providers[0] not in session.get_providers():  # the runtime falls back to the CPU without an error
+        raise UnsupportedError(f"ONNX Runtime cannot start its provider {provider!r} on this machine",
+                               remedy="install its driver and libraries, or use --provider cpu")  # fmt: skip
+    return session
+
+
+def provider_name(provider: str) -> str:
+    """ONNX Runtime's name of a provider written ``cpu``, ``cuda``, …; :class:`UsageError` lists those it has."""
+    available: list[str] = onnxruntime.get_available_providers()
+    there = {name.removesuffix(_PROVIDER).lower(): name for name in available}
+    if provider.lower() not in there:
+        raise UsageError(f"ONNX Runtime has no provider {provider!r} here", remedy=f"it has {', '.join(there)}")
+    return there[provider.lower()]
 
 
 class FloatSession:
     """A graph in ONNX Runtime that also returns the arrays of chosen inner values.
 
     ``optimise=False`` keeps every node as it is: quantized graphs may differ by a step when optimised. One thread by
-    default, so that results do not depend on the number of cores.
+    default, so that results do not depend on the number of cores. ``provider`` as for :func:`open_session`.
     """
 
-    def __init__(self, graph: Graph, keep: Sequence[Value] = (), *, optimise: bool = True, threads: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, keep: Sequence[Value] = (), *, optimise: bool = True, threads: int = 1,
+        provider: str = "cpu",
+    ) -> None:  # fmt: skip
         self._keep = list(dict.fromkeys(keep))
         names = [f"kept/{i}" for i in range(len(self._keep))]
         exposed = graph.with_outputs((*graph.outputs, *self._keep), (*graph.output_names, *names))
         self.output_names, self._names = graph.output_names, names
-        model = export_model(exposed).SerializeToString()
-        self._session = open_session(model, optimise=optimise, threads=threads)
+        self._casts = EdgeCasts(exposed)
+        with self._file(exposed) as model:
+            self._session = open_session(model, optimise=optimise, threads=threads, provider=provider)
+
+    @contextmanager
+    def _file(self, graph: Graph) -> Iterator[bytes | Path]:
+        """The model for the runtime: its bytes, or where its contents are large a file with external data."""
+
+        def export(graph: Graph, store: TensorStore) -> onnx.ModelProto:
+            return self._casts.add_to(export_model(graph, store=store))
+
+        if contents_size(graph) <= IN_MEMORY:
+            yield serialized(export(graph, inline))
+            return
+        with temporary_model(graph, export) as path:  # the runtime maps the data: it may go once the session is open
+            yield path
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name."""
@@ -68,7 +120,7 @@ class FloatSession:
 
     def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
         try:
-            outputs: list[Array] = self._session.run(names, dict(feeds)) if names else []
+            outputs: list[Array] = self._casts.run(self._session, names, feeds) if names else []
         except Exception as error:
             raise UnsupportedError(f"ONNX Runtime failed: {printable(error, 300)}") from error
         return outputs
@@ -91,18 +143,23 @@ def carried_kernel(op: Op, constants: Sequence[Array | None]) -> Kernel:
     slots = [(inputs[o].name, o.type.elem.dtype, i) for i, o in enumerate(fed) if o is not None]
 
     def run(*arrays: Array | None) -> tuple[Array, ...]:
-        precise = any(a is not None and a.dtype == np.float64 for a in arrays)
-        feeds = {n: np.array(_narrowed(arrays[i], dtype), order="C", copy=None) for n, dtype, i in slots}
-        results = session.run(feeds)
+        precise = any(_is(a, np.float64) for a in arrays)
+        results = session.run({n: _fed(arrays[i], dtype) for n, dtype, i in slots})
         outputs = (results[n] for n in names)
-        return tuple(a.astype(np.float64) if precise and a.dtype == np.float32 else a for a in outputs)
+        return tuple(a.astype(np.float64) if precise and _is(a, np.float32) else a for a in outputs)
 
     return run
 
 
-def _narrowed(array: Array | None, dtype: np.dtype[Any]) -> Array:
-    assert array is not None
-    return array.astype(dtype) if array.dtype != dtype else array
+def _is(value: Any, dtype: type[np.floating[Any]]) -> bool:
+    return isinstance(value, np.ndarray | np.generic) and value.dtype == dtype
+
+
+def _fed(value: Any, dtype: np.dtype[Any]) -> Any:
+    """An array as the session wants it; strings and what is no dense tensor as they are."""
+    if dtype.hasobject:
+        return value
+    return np.array(value.astype(dtype) if value.dtype != dtype else value, order="C", copy=None)
 
 
 CARRIED: dict[type[OpKind], KernelFactory] = {Node: carried_kernel}
@@ -111,4 +168,4 @@ CARRIED: dict[type[OpKind], KernelFactory] = {Node: carried_kernel}
 WHOLE_FLOAT: KernelTable = {**ORACLE, **CARRIED}
 """Every op of a float or QDQ graph, carried ones included."""
 
-__all__ = ["CARRIED", "WHOLE_FLOAT", "FloatSession", "carried_kernel", "open_session"]
+__all__ = ["CARRIED", "WHOLE_FLOAT", "FloatSession", "carried_kernel", "open_session", "provider_name"]

@@ -79,14 +79,18 @@ def inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
 
 
 def tensors_of(node: NodeProto) -> Iterator[TensorProto]:
-    """All tensors in the attributes of ``node`` and in its bodies."""
+    """All tensors in the attributes of ``node`` and in its bodies, those that sparse ones are made of included."""
     for inner in (node, *inner_nodes(node)):
         for attribute in inner.attribute:
             if attribute.type == AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
+            if attribute.type == AttributeProto.SPARSE_TENSOR:
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            yield from (t for sparse in attribute.sparse_tensors for t in (sparse.values, sparse.indices))
         for graph in bodies(inner):
             yield from graph.initializer
+            yield from (t for sparse in graph.sparse_initializer for t in (sparse.values, sparse.indices))
 
 
 def with_plain_domain(model: ModelProto) -> ModelProto:

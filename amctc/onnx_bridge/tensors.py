@@ -11,24 +11,23 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from amctc.data import ArrayData, Data, FileData
+from amctc.data import ArrayData, Data, FileData, deferred
 from amctc.errors import InputError, LimitError, UnsupportedError, printable
 from amctc.onnx_bridge.subgraphs import tensors_of
-from amctc.types import I4, SCALAR_TYPES, U4, Array, Dim, Elem, QuantizedType, ScalarType, TensorType
+from amctc.types import SCALAR_TYPES, Array, Dim, Elem, OpaqueType, QuantizedType, ScalarType, TensorType
 
-ELEM_TYPES: dict[int, ScalarType] = {
-    TensorProto.FLOAT: SCALAR_TYPES["f32"], TensorProto.FLOAT16: SCALAR_TYPES["f16"],
-    TensorProto.DOUBLE: SCALAR_TYPES["f64"], TensorProto.BFLOAT16: SCALAR_TYPES["bf16"],
-    TensorProto.INT8: SCALAR_TYPES["i8"], TensorProto.INT16: SCALAR_TYPES["i16"],
-    TensorProto.INT32: SCALAR_TYPES["i32"], TensorProto.INT64: SCALAR_TYPES["i64"],
-    TensorProto.UINT8: SCALAR_TYPES["u8"], TensorProto.UINT16: SCALAR_TYPES["u16"],
-    TensorProto.UINT32: SCALAR_TYPES["u32"], TensorProto.UINT64: SCALAR_TYPES["u64"],
-    TensorProto.INT4: SCALAR_TYPES["i4"], TensorProto.UINT4: SCALAR_TYPES["u4"],
-    TensorProto.BOOL: SCALAR_TYPES["bool"], TensorProto.STRING: SCALAR_TYPES["string"],
-    TensorProto.COMPLEX64: SCALAR_TYPES["c64"], TensorProto.COMPLEX128: SCALAR_TYPES["c128"],
-    TensorProto.FLOAT8E4M3FN: SCALAR_TYPES["f8e4m3fn"], TensorProto.FLOAT8E5M2: SCALAR_TYPES["f8e5m2"],
-    TensorProto.FLOAT8E4M3FNUZ: SCALAR_TYPES["f8e4m3fnuz"], TensorProto.FLOAT8E5M2FNUZ: SCALAR_TYPES["f8e5m2fnuz"],
+_NAMES = {
+    "FLOAT": "f32", "FLOAT16": "f16", "DOUBLE": "f64", "BFLOAT16": "bf16", "INT8": "i8", "INT16": "i16",
+    "INT32": "i32", "INT64": "i64", "UINT8": "u8", "UINT16": "u16", "UINT32": "u32", "UINT64": "u64", "INT4": "i4",
+    "UINT4": "u4", "INT2": "i2", "UINT2": "u2", "BOOL": "bool", "STRING": "string", "COMPLEX64": "c64",
+    "COMPLEX128": "c128", "FLOAT8E4M3FN": "f8e4m3fn", "FLOAT8E5M2": "f8e5m2", "FLOAT8E4M3FNUZ": "f8e4m3fnuz",
+    "FLOAT8E5M2FNUZ": "f8e5m2fnuz", "FLOAT8E8M0": "f8e8m0", "FLOAT4E2M1": "f4e2m1",
 }  # fmt: skip
+ELEM_TYPES: dict[int, ScalarType] = {
+    code: SCALAR_TYPES[_NAMES[name]] for name, code in TensorProto.DataType.items() if name in _NAMES
+}
+"""Our scalar types by ONNX element type code, as far as the installed onnx has the code."""
+
 _CODES = {t.name: code for code, t in ELEM_TYPES.items()}
 
 BODY_LIMIT = 1 << 30
@@ -61,7 +60,7 @@ def tensor_data(tensor: TensorProto, external: ExternalFile | None) -> tuple[Dat
     if tensor.data_location == TensorProto.EXTERNAL:
         return _external(tensor, shape, elem, external, where), elem
     if tensor.HasField("raw_data"):
-        wanted = (count * elem.bits + 7) // 8
+        wanted = stored_bytes(count, elem)
         if len(tensor.raw_data) != wanted:
             raise InputError(f"{len(tensor.raw_data)} bytes for {list(shape)} {elem}, expected {wanted}", where=where,
                              remedy="the file is damaged; export the model again")  # fmt: skip
@@ -77,10 +76,15 @@ def _typed_length(tensor: TensorProto) -> int:
 
 
 def _entries(count: int, elem: ScalarType) -> int:
-    """Entries of a typed data field for ``count`` elements: two for a complex number, one for two int4 values."""
+    """Entries of a typed data field for ``count`` elements: two for a complex number, one for a byte of narrow ones."""
     if elem.name in ("c64", "c128"):
         return 2 * count
-    return -(-count // 2) if elem in (I4, U4) else count
+    return stored_bytes(count, elem) if elem.bits < 8 else count
+
+
+def stored_bytes(count: int, elem: ScalarType) -> int:
+    """Bytes that ``count`` elements take in a file; elements narrower than a byte share one."""
+    return (count * elem.bits + 7) // 8
 
 
 def _external(
@@ -89,17 +93,21 @@ def _external(
     entries = {e.key: e.value for e in tensor.external_data}
     if external is None:
         raise InputError("external data, but the model has no folder", where=where, remedy="load the model from a file")
-    if elem.bits < 8 or elem.name == "string":
+    if elem.name == "string":
         raise UnsupportedError(f"external data of type {elem}", where=where, remedy="store it inside the model")
     try:
         offset = int(entries.get("offset", "0"))
         length = int(entries["length"]) if "length" in entries else None
     except ValueError:
         raise InputError("external offset or length is no number", where=where, remedy="the file is damaged") from None
-    wanted = math.prod(shape) * elem.dtype.itemsize
+    wanted = stored_bytes(math.prod(shape), elem)
     if length is not None and length != wanted:
         raise InputError(f"external length {length}, expected {wanted}", where=where, remedy="the file is damaged")
-    return FileData(external(entries.get("location", "")), offset, shape, elem.dtype)
+    path = external(entries.get("location", ""))
+    if elem.bits >= 8:
+        return FileData(path, offset, shape, elem.dtype)
+    packed = FileData(path, offset, (wanted,), np.dtype(np.uint8))
+    return deferred("unpack", lambda raw: unpacked(raw, shape, elem), packed, shape=shape, dtype=elem.dtype)
 
 
 def with_contents(node: onnx.NodeProto, external: ExternalFile | None) -> onnx.NodeProto:
@@ -122,17 +130,37 @@ def with_contents(node: onnx.NodeProto, external: ExternalFile | None) -> onnx.N
 
 
 def tensor_proto(name: str, array: Array, elem: Elem) -> TensorProto:
-    """An initializer. int4 is packed two to a byte, low nibble first (N4 and ONNX agree)."""
+    """An initializer with its contents inside."""
     storage = elem.storage if isinstance(elem, QuantizedType) else elem
-    if storage in (I4, U4):
-        flat = np.asarray(array).astype(np.uint8).ravel() & 15
-        padded = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-        packed = (padded[0::2] | (padded[1::2] << 4)).tobytes()
-        return helper.make_tensor(name, elem_code(elem), array.shape, packed, raw=True)
     if storage.name == "string":
         return helper.make_tensor(name, TensorProto.STRING, array.shape, [_bytes(s) for s in array.ravel()])
-    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-    return helper.make_tensor(name, elem_code(elem), array.shape, little.tobytes(), raw=True)
+    return helper.make_tensor(name, elem_code(elem), array.shape, tensor_bytes(array, storage).tobytes(), raw=True)
+
+
+def tensor_bytes(array: Array, storage: ScalarType) -> Array:
+    """The bytes of a tensor as they stand in a file: little-endian, narrow elements packed; a view where it can be.
+
+    Of elements narrower than a byte the first is in the low bits (N4 and ONNX agree).
+    """
+    if storage.bits >= 8:
+        little: Array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+        return little.reshape(-1).view(np.uint8)
+    each = 8 // storage.bits
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8) & ((1 << storage.bits) - 1)
+    columns = np.append(flat, np.zeros(-flat.size % each, np.uint8)).reshape(-1, each)
+    shifts = np.arange(each, dtype=np.uint8) * np.uint8(storage.bits)
+    packed: Array = np.bitwise_or.reduce(columns << shifts, axis=1)
+    return packed
+
+
+def unpacked(raw: Array, shape: tuple[int, ...], storage: ScalarType) -> Array:
+    """Elements narrower than a byte, one to an entry, signs extended: the inverse of :func:`tensor_bytes`."""
+    shifts = np.arange(8 // storage.bits, dtype=np.uint8) * np.uint8(storage.bits)
+    flat: Array = ((raw[:, None] >> shifts) & np.uint8((1 << storage.bits) - 1)).reshape(-1)[: math.prod(shape)]
+    if storage.is_float:
+        return flat.view(storage.dtype).reshape(shape)
+    sign = np.uint8(1 << (storage.bits - 1)) if storage.name[0] == "i" else np.uint8(0)
+    return ((flat ^ sign) - sign).view(storage.dtype).reshape(shape)
 
 
 def _bytes(value: Any) -> bytes:
@@ -140,15 +168,42 @@ def _bytes(value: Any) -> bytes:
 
 
 def type_of(proto: onnx.TypeProto, where: str) -> TensorType | None:
-    """Our type of a value, ``None`` where the element type is not given. Symbols keep their names."""
+    """Our type of a value, ``None`` where the element type is not given. Symbols keep their names.
+
+    What is no dense tensor is opaque: its TypeProto is kept.
+    """
     if proto.WhichOneof("value") not in (None, "tensor_type"):
-        kind = str(proto.WhichOneof("value")).removesuffix("_type")
-        raise UnsupportedError(f"a value of type {kind} is not a tensor", where=where)
+        name = _notation(proto)
+        if name is None:
+            return None
+        return TensorType(None, OpaqueType(name, 0, proto.SerializeToString(deterministic=True)))
     tensor = proto.tensor_type
     if not tensor.elem_type:
         return None
     shape = tuple(map(_dim, tensor.shape.dim)) if tensor.HasField("shape") else None
     return TensorType(shape, elem_of(tensor.elem_type, where))
+
+
+def _notation(proto: onnx.TypeProto) -> str | None:
+    """A type as operator schemas write it, ``seq(tensor(float))``; ``None`` where a part of it is not given."""
+    kind = proto.WhichOneof("value")
+    if kind in ("tensor_type", "sparse_tensor_type"):
+        tensor = getattr(proto, kind)
+        return f"{kind.removesuffix('_type')}({_code_name(tensor.elem_type)})" if tensor.elem_type else None
+    if kind == "opaque_type":
+        return f"opaque({proto.opaque_type.domain},{proto.opaque_type.name})"
+    if kind is None:
+        return None
+    inner = _notation(proto.map_type.value_type if kind == "map_type" else getattr(proto, kind).elem_type)
+    if inner is None:
+        return None
+    if kind == "map_type":
+        return f"map({_code_name(proto.map_type.key_type)},{inner})"
+    return f"{'seq' if kind == 'sequence_type' else 'optional'}({inner})"
+
+
+def _code_name(code: int) -> str:
+    return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else str(code)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
@@ -163,6 +218,8 @@ def value_info(name: str, type_: TensorType) -> onnx.ValueInfoProto:
 
 
 def type_proto(type_: TensorType) -> onnx.TypeProto:
-    """The ONNX type of a tensor type (storage for a quantized one)."""
+    """The ONNX type of a value (storage for a quantized one)."""
+    if isinstance(type_.elem, OpaqueType):
+        return onnx.TypeProto.FromString(type_.elem.proto)
     shape = None if type_.shape is None else list(type_.shape)
     return helper.make_tensor_type_proto(elem_code(type_.elem), shape)

@@ -76,9 +76,11 @@ def test_integer_ranges(name: str, bits: int, low: int, high: int) -> None:
 
 def test_kinds_of_scalars() -> None:
     floats = {n for n, t in SCALAR_TYPES.items() if t.is_float}
-    assert floats == {"f16", "f32", "f64", "bf16", "f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz"}
+    assert floats == {
+        "f16", "f32", "f64", "bf16", "f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e8m0", "f4e2m1",
+    }  # fmt: skip
     integers = {n for n, t in SCALAR_TYPES.items() if t.is_integer}
-    assert integers == {"i4", "i8", "i16", "i32", "i64", "u4", "u8", "u16", "u32", "u64"}
+    assert integers == {"i2", "i4", "i8", "i16", "i32", "i64", "u2", "u4", "u8", "u16", "u32", "u64"}
 
 
 @pytest.mark.parametrize("name", ["f8e4m3fn", "f8e5m2", "bool", "i8"])
@@ -125,12 +127,42 @@ def quantized(**changes: object) -> QuantizedType:
         ("T7", {"storage": F32}),
         ("T7", {"expressed": I32}),
         ("T7", {"storage": SCALAR_TYPES["bool"]}),
+        ("T9", {"block": 2}),  # without an axis
+        ("T9", {"block": -1, "axis": 0}),
     ],
 )
 def test_a_quantized_type_out_of_bounds(rule: str, changes: dict[str, object]) -> None:
     with pytest.raises(TypeConstraintError) as raised:
         quantized(**changes)
     assert raised.value.rule == rule
+
+
+def blocked(count: int, axis: int, block: int) -> QuantizedType:
+    return quantized(scales=(0.5,) * count, zero_points=(3,) * count, axis=axis, block=block)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "block", "parameters"),
+    [((4, 3), 0, 2, (2, 3)), ((5, 3), 0, 2, (3, 3)), ((3, 5), 1, 8, (3, 1)), ((2, 4, 3), 1, 4, (2, 1, 3))],
+)
+def test_blocks_have_a_scale_each(shape: tuple[int, ...], axis: int, block: int, parameters: tuple[int, ...]) -> None:
+    count = int(np.prod(parameters))
+    value = TensorType(shape, blocked(count, axis, block))
+    assert value.elem.parameter_shape(shape) == parameters  # type: ignore[union-attr]
+    assert parse_type(str(value)) == value
+    assert f":{axis}:{block}, " in str(value)
+    with pytest.raises(TypeConstraintError) as raised:
+        TensorType(shape, blocked(count + 1, axis, block))
+    assert raised.value.rule == "T4"
+
+
+def test_parameters_without_blocks() -> None:
+    assert quantized().parameter_shape((4, 3)) == ()
+    assert quantized(scales=(1.0,) * 3, zero_points=(0,) * 3, axis=1).parameter_shape((4, 3)) == (3,)
+
+
+def test_blocks_of_an_unknown_size_are_not_counted() -> None:
+    TensorType(("K", 3), blocked(7, 0, 2))
 
 
 @pytest.mark.parametrize("dim", [-1, "", 2.0, True, np.int64(3)])

@@ -23,8 +23,8 @@ def _max_pool(view: NodeView) -> Converted:
     return max_pool(view) if view.type().scalar.name in ("f16", "f32", "f64") else None
 
 
-@floats
-def _average_pool(view: NodeView) -> Converted:
+def average_pool(view: NodeView) -> Converted:
+    """AveragePool without dilation on data with spatial axes, whatever its element type."""
     attributes, kernel = view.attributes, tuple(view.attributes["kernel_shape"])
     window = sliding_window(view, kernel) if view.type().rank >= 3 else None
     if window is None or any(d != 1 for d in window["dilations"]):
@@ -39,6 +39,6 @@ def _global(kind: type[nn.GlobalAveragePool | nn.GlobalMaxPool]) -> Converter:
 
 
 POOLING: dict[str, Converter] = {
-    "AveragePool": _average_pool, "MaxPool": _max_pool, "GlobalAveragePool": _global(nn.GlobalAveragePool),
+    "AveragePool": floats(average_pool), "MaxPool": _max_pool, "GlobalAveragePool": _global(nn.GlobalAveragePool),
     "GlobalMaxPool": _global(nn.GlobalMaxPool),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from amctc.onnx_bridge.exporter import Emitter, Writer
 from amctc.onnx_bridge.tensors import elem_code
 from amctc.ops import quant
 from amctc.schema import OpKind
-from amctc.types import F32, I32, QuantizedType, ScalarType
+from amctc.types import F32, I32, QuantizedType, ScalarType, TensorType
 
 
 def _observe(writer: Writer, op: Op) -> None:
@@ -19,14 +19,15 @@ def _observe(writer: Writer, op: Op) -> None:
         writer.node("Identity", [writer.name(source)], [writer.name(op.result)], f"{layer_name(op)}/observe")
 
 
-def _parameters(writer: Writer, elem: QuantizedType, hint: str) -> list[str]:
+def quantization_parameters(writer: Writer, elem: QuantizedType, type_: TensorType, hint: str) -> list[str]:
     """Scale and zero point initializers; an int32 bias has no zero point."""
-    scalar = elem.axis is None
-    scale = elem.scale_array.reshape(()) if scalar else elem.scale_array
-    names = [writer.constant(f"{hint}/scale", scale)]
+    shape: tuple[int, ...] = () if elem.axis is None else (-1,)
+    if elem.block:
+        shape = elem.parameter_shape([d for d in type_.dims if isinstance(d, int)])
+    names = [writer.constant(f"{hint}/scale", elem.scale_array.reshape(shape))]
     if elem.storage != I32:
         zero = elem.zero_point_array.astype(elem.dtype)
-        names.append(writer.constant(f"{hint}/zero_point", zero.reshape(()) if scalar else zero, elem.storage))
+        names.append(writer.constant(f"{hint}/zero_point", zero.reshape(shape), elem.storage))
     return names
 
 
@@ -39,7 +40,7 @@ def _quantize(writer: Writer, op: Op) -> None:
     if kind.to.expressed != F32:  # scales are float32 and would lose bits in the type of narrower data
         source, narrow = writer.tensor(f"{result}/float32"), source
         writer.node("Cast", [narrow], [source], f"{result}/Cast", to=elem_code(F32))
-    inputs = [source, *_parameters(writer, kind.to, result)]
+    inputs = [source, *quantization_parameters(writer, kind.to, op.result.type, result)]
     writer.node("QuantizeLinear", inputs, [result], f"{result}/QuantizeLinear", axis=kind.to.axis)
 
 
@@ -49,9 +50,10 @@ def _dequantize(writer: Writer, op: Op) -> None:
     elem = source.type.elem
     assert isinstance(elem, QuantizedType)
     result = writer.name(op.result)
-    inputs = [writer.name(source), *_parameters(writer, elem, result)]
+    inputs = [writer.name(source), *quantization_parameters(writer, elem, source.type, result)]
     wide = result if elem.expressed == F32 else writer.tensor(f"{result}/float32")
-    writer.node("DequantizeLinear", inputs, [wide], f"{result}/DequantizeLinear", axis=elem.axis)
+    writer.node("DequantizeLinear", inputs, [wide], f"{result}/DequantizeLinear", axis=elem.axis,
+                block_size=elem.block or None)  # fmt: skip
     if wide != result:
         writer.node("Cast", [wide], [result], f"{result}/Cast", to=elem_code(elem.expressed))
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from amctc.ir import Op
 from amctc.onnx_bridge.emitters.nodes import Formula, node_name, simple
-from amctc.onnx_bridge.exporter import Emitter, Writer, is_dilated
+from amctc.onnx_bridge.exporter import Emitter, Writer
+from amctc.onnx_bridge.needed_opset import is_dilated
 from amctc.ops import nn
 from amctc.ops.reductions import Reduction
 from amctc.schema import OpKind

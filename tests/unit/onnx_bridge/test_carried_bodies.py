@@ -12,7 +12,7 @@ from amctc.ir import Graph, GraphInput, Op, Value, apply, build, with_operands
 from amctc.onnx_bridge import CARRIED, export_model, import_model
 from amctc.ops import nn
 from amctc.ops.onnx import Node
-from amctc.types import F32, TensorType
+from amctc.types import F16, F32, TensorType
 from tests.unit.onnx_bridge.round_trips import round_trip, run_model
 
 X = np.array([[1.0, -2.0, 3.0], [-0.0, 5.5, -6.25]], np.float32)
@@ -326,3 +326,20 @@ def test_results_are_typed_anew_when_an_operand_changes_its_type() -> None:
     vector: Value = GraphInput("scalar", TensorType((), F32))
     with pytest.raises(UnsupportedError, match="carried op TopK cannot be typed"):
         build(op.kind, vector, op.operands[1])
+
+
+def test_what_the_importer_found_out_stands_where_nothing_can_be_inferred() -> None:
+    """ONNX knows no op of ONNX Runtime's domain; a rewrite may know less of an operand's sizes, or more."""
+    node = onnx.helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", "t"]) for n in "xy"]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", info[:1], info[1:]), ir_version=8,
+        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)],
+    )  # fmt: skip
+    (op,) = import_model(model).ops
+    for dims in (("n", None), (2, 3), (None, None)):
+        again = build(op.kind, GraphInput("other", TensorType(dims, F32)))
+        assert again.results[0].type.dims == ("n", "t")
+    for other in (TensorType(("n",), F32), TensorType(("n", "t"), F16)):
+        with pytest.raises(UnsupportedError, match="carried op Gelu cannot be typed"):
+            build(op.kind, GraphInput("other", other))

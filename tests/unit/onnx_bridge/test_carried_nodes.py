@@ -227,5 +227,19 @@ def test_a_carried_node_runs_alone() -> None:
 
 def test_an_op_the_runtime_does_not_know_cannot_run() -> None:
     graph = import_model(net("{ y = of.others.Magic(x) }", others=', "of.others" : 1'))
-    with pytest.raises(UnsupportedError, match="ONNX Runtime refuses"):
+    with pytest.raises(UnsupportedError, match=r"does not know the op of\.others:Magic"):
         CARRIED[Node](only(graph, "Magic"), [None])
+
+
+@pytest.mark.parametrize("domain", ["onnx.brevitas", "qonnx.custom_op.general", "finn.custom_op.general"])
+def test_quantizers_of_qonnx_keep_the_type(domain: str) -> None:
+    """No runtime here knows them, and no schema; a training framework's file still comes and goes as it is."""
+    model = net(
+        f"{{ q = {domain}.Quant <narrow = 0, signed = 1> (x, s, z, b) y = Relu(q) }}",
+        weights="float s = {0.5}, float z = {0.0}, float b = {4.0}", others=f', "{domain}" : 1',
+    )  # fmt: skip
+    graph = import_model(model)
+    assert typed(graph) == ["tensor<2x3xf32>"]
+    exported = export_model(graph)
+    assert [(n.domain, n.op_type) for n in exported.graph.node] == [(domain, "Quant"), ("", "Relu")]
+    assert print_graph(import_model(exported)) == print_graph(graph)

@@ -331,3 +331,39 @@ def test_errors_show_no_control_characters() -> None:
         error = outcome(damaged.SerializeToString())
         assert isinstance(error, AmctcError)
         assert all(c.isprintable() for c in str(error))
+
+
+@pytest.mark.parametrize("place", ["name", "value", "symbol", "attribute", "op_type", "metadata", "body"])
+def test_names_that_are_not_utf8_are_refused(place: str) -> None:
+    """protobuf reads them as bytes and cannot write them again."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17], metadata_props: ["mark": "metaaa"]>
+        net (float[SYMBOL,3] x, bool c) => (float[SYMBOL,3] y) {
+        [nodename] valuename = LeakyRelu<alpha = 0.5>(x)
+        y = If <then_branch = t () => (float[SYMBOL,3] u) { u = Relu(valuename) },
+                else_branch = e () => (float[SYMBOL,3] bodyname) { bodyname = Neg(valuename) }> (c) }""")
+    texts = {"name": b"nodename", "value": b"valuename", "symbol": b"SYMBOL", "attribute": b"alpha",
+             "op_type": b"LeakyRelu", "metadata": b"metaaa", "body": b"bodyname"}  # fmt: skip
+    data = model.SerializeToString()
+    text = texts[place]
+    assert text in data
+    damaged = onnx.ModelProto.FromString(data.replace(text, b"\xff" * len(text)))
+    with pytest.raises(InputError, match="not UTF-8"):
+        import_model(damaged)
+
+
+@pytest.mark.parametrize(
+    ("equation", "fine"),
+    [("ij,jk->ik", True), (" i j , jk ", True), ("...ii->...i", True), ("->", True), ("...ii -x...i", False),
+     ("ij->ik->k", False), ("i-j", False), ("i..j", False), ("i1", False),
+     ("i" * (1 << 20) + "!", False)],
+    ids=lambda v: v[:9] if isinstance(v, str) else "",
+)  # fmt: skip
+def test_an_equation_that_onnx_would_parse_for_ever_is_refused(equation: str, fine: bool) -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[3,3] x) => (float y) { y = Einsum<equation = "">(x, x) }""")
+    model.graph.node[0].attribute[0].s = equation.encode()
+    if fine:
+        import_model(model)
+    else:
+        with pytest.raises(InputError, match="equation"):
+            import_model(model)

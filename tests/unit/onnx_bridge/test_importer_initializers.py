@@ -145,18 +145,6 @@ def test_int4_constants_keep_their_values() -> None:
     assert [int(v) for v in numpy_helper.to_array(tensor)] == values
 
 
-def test_sparse_tensors_are_refused_by_name() -> None:
-    values = numpy_helper.from_array(np.float32([1.0]), "w")
-    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.int64([2]), "i"), [3])
-    node = helper.make_node("Constant", [], ["y"], "here", sparse_value=sparse)
-    with pytest.raises(UnsupportedError, match=r"'here'.*sparse.*dense"):
-        import_model(constant_model(node, TensorProto.FLOAT, [3]))
-    model = parser.parse_model(ADD_W.format(ir=8))
-    model.graph.sparse_initializer.append(sparse)
-    with pytest.raises(UnsupportedError, match=r"sparse initializer 'w'.*dense"):
-        import_model(model)
-
-
 @pytest.mark.parametrize(
     "attributes",
     [

@@ -96,14 +96,13 @@ def test_a_dequantizer_that_contradicts_its_quantizer_is_carried() -> None:
     assert graph.outputs[1].type.elem == QuantizedType(I8, F32, (0.5,), (3,), None, -128, 127)
 
 
-def test_integer_ops_of_the_standard_are_carried() -> None:
+def test_integer_ops_with_computed_scales_are_carried() -> None:
     model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
-        net (float[2,3] x) => (float[2,2] y)
-        <float s = {0.5}, uint8 z = {3}, int8[3,2] w = {1,2,3,-4,5,6}, float ws = {0.25}, int8 wz = {0},
-         float t = {1.5}> {
-        q = QuantizeLinear(x, s, z) m = QLinearMatMul(q, s, z, w, ws, wz, t, z) y = DequantizeLinear(m, t, z) }""")
+        net (float[2,3] x) => (float[2,2] y) <int8[3,2] w = {1,2,3,-4,5,6}, int8 wz = {0}> {
+        q, s, z = DynamicQuantizeLinear(x) m = MatMulInteger(q, w, z, wz) f = Cast<to = 1>(m) y = Mul(f, s) }""")
     graph, _, _ = round_trip(model, {"x": np.float32([[0.3, -1, 20], [-20, 0, 2]])})
-    assert sum(isinstance(op.kind, Node) for op in graph.ops) == 2  # and what reads its plain uint8 result
+    carried = [op.kind.op_type for op in graph.ops if isinstance(op.kind, Node)]
+    assert carried == ["DynamicQuantizeLinear", "MatMulInteger"]
 
 
 @pytest.mark.parametrize("scale", ["0", "-0.5", "nan", "inf"])

@@ -184,10 +184,34 @@ def test_what_our_types_cannot_say_is_carried(name: str) -> None:
     assert any(isinstance(op.kind, Node) for op in graph.ops)
 
 
-def test_blocked_quantization_is_carried() -> None:
+def test_data_quantized_in_blocks_is_carried() -> None:
     nodes = pair(axis=1, block_size=2)
     blocks = {"s": np.float32([[0.1, 0.2], [0.3, 0.4]]), "z": np.zeros((2, 2), np.int8)}
     assert kinds(check(model(*nodes, opset=21, shape=(2, 4), **blocks))) == ["onnx.node", "onnx.node"]
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("storage", [np.int8, np.uint8, "int4", "uint4"])
+def test_weights_in_blocks(axis: int, storage: Any) -> None:
+    """The last block is short: 33 elements along the axis in blocks of 16."""
+    shape, sizes = [4, 4], [4, 4]
+    shape[axis], sizes[axis] = 33, 3
+    nibble = {"int4": TensorProto.INT4, "uint4": TensorProto.UINT4}.get(storage)
+    signed = storage in (np.int8, "int4")
+    reach = (8 if signed else 16) if nibble else (128 if signed else 256)
+    codes, zeros = (RNG.integers(-reach if signed else 0, reach, s) for s in (shape, sizes))
+    nodes = [node("DequantizeLinear", "w", "s", "z", "d", axis=axis, block_size=16), node("Add", "x", "d", "y")]
+    proto = model(*nodes, opset=21, shape=shape, s=RNG.uniform(0.01, 0.1, sizes).astype(np.float32))
+    for name, array in (("w", codes), ("z", zeros)):
+        tensor = (
+            helper.make_tensor(name, nibble, array.shape, array.ravel()) if nibble
+            else numpy_helper.from_array(array.astype(storage), name)
+        )  # fmt: skip
+        proto.graph.initializer.append(tensor)
+    graph = check(proto)
+    (elem,) = (v.type.elem for v in graph.values() if isinstance(v.type.elem, QuantizedType))
+    assert (elem.axis, elem.block, len(elem.scales)) == (axis % 2, 16, 12)
+    assert kinds(graph) == ["quant.dequantize", "nn.add"]
 
 
 # ----------------------------------------------------------------------------------------------------- what is written

@@ -1,0 +1,71 @@
+"""A graph in ONNX Runtime, callable from every worker of an executor."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+import onnxruntime
+
+from amctc.errors import UnsupportedError, printable
+from amctc.executors import shares_memory
+from amctc.ir import Graph
+from amctc.onnx_bridge.custom_ops import custom_op_libraries, register_custom_ops
+from amctc.onnx_bridge.edge_casts import EdgeCasts
+from amctc.onnx_bridge.exporter import export_model
+from amctc.onnx_bridge.model_file import temporary_model
+from amctc.onnx_bridge.runtime import FloatSession, open_session
+from amctc.onnx_bridge.storage import TensorStore
+from amctc.types import Array
+
+Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Outputs by name for inputs by name."""
+
+
+@contextmanager
+def shared_session(graph: Graph, executor: Executor, *, provider: str = "cpu") -> Iterator[Run]:
+    """A function that runs ``graph`` in float, in whichever worker of ``executor`` it is called, while the block lasts.
+
+    Threads share one session. For other executors the model is written to a temporary file, and each worker process
+    opens it once: what is sent to it is the path.
+    """
+    if shares_memory(executor):
+        yield FloatSession(graph, provider=provider).run
+        return
+    casts = EdgeCasts(graph)
+
+    def export(graph: Graph, store: TensorStore) -> onnx.ModelProto:
+        return casts.add_to(export_model(graph, store=store))
+
+    with temporary_model(graph, export) as path:
+        yield functools.partial(_run_file, path, graph.output_names, casts, provider, custom_op_libraries())
+
+
+def _run_file(
+    path: Path, names: tuple[str, ...], casts: EdgeCasts, provider: str, libraries: tuple[str, ...],
+    feeds: Mapping[str, Array],
+) -> dict[str, Array]:  # fmt: skip
+    """One run of the model in a file; in a worker process."""
+    with _opening:
+        session = _opened(path, provider, libraries)
+    try:
+        return dict(zip(names, casts.run(session, names, feeds), strict=True))
+    except Exception as error:
+        raise UnsupportedError(f"ONNX Runtime failed: {printable(error, 300)}") from None
+
+
+_opening = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, provider: str, libraries: tuple[str, ...]) -> onnxruntime.InferenceSession:
+    """The session of this process; a worker keeps the one of the model it is busy with."""
+    for library in libraries:
+        register_custom_ops(library)
+    return open_session(path, provider=provider)
