@@ -13,7 +13,10 @@ The formulas are those of the vendor's graph engine (numerics page, Profiles) [C
 
 A dequantization or requantization is charged to the layer whose accumulator it reads, and that accumulator costs no
 bytes: it stays in L0C. The fixpipe does this work on the way out; on other chips the vector unit does, beside the cube,
-and goes on to the activation and the quantizer where nothing else reads what lies between.
+and goes on to the activation and the quantizer where nothing else reads what lies between. So does arithmetic, residual
+additions foremost, everywhere (``TbeEltwiseQuant`` of the vendor's fusion switches [D]; an activation alone [I]).
+int8 AveragePool is taken to run on the vector unit, everywhere, with all of that in its buffer [I]. The weight of a
+weight-only product (N21) is read as integers and made float on the vector unit [I]; the product is one of float16.
 Reshapes are free. Launching an op, microseconds on a real chip, is not counted: an estimate is a lower bound, far below
 the truth for small networks, and serves best as a ratio.
 """
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from amctc.analysis import Use, uses
-from amctc.cycles import CubeWork, cube_work, is_layer, layer_macs, value_bytes, vector_cycles
+from amctc.cycles import CubeWork, anti_quant_cycles, cube_work, is_layer, layer_macs, value_bytes, vector_cycles
 from amctc.errors import AmctcError, UnsupportedError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, layer_name
 from amctc.ops import ascend, nn, quant
@@ -51,6 +54,9 @@ Bound = Literal["cube", "vector", "memory"]
 
 FREE = (Constant, nn.Identity, nn.Reshape, nn.Flatten, nn.Squeeze, nn.Unsqueeze, quant.Observe)
 """Ops that move and compute nothing on the target."""
+
+ARITHMETIC = nn.Add | nn.Sub | nn.Mul | nn.Div
+"""Element-wise ops whose result the vector unit takes on to an activation and a quantizer."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def grouped(graph: Graph, profile: Profile) -> dict[Op, tuple[Op, ...]]:
     """Every op that costs something, with what is charged to it.
 
     That is: the epilogues if they alone read its accumulator; where a vector unit dequantizes, also the activation and
-    the quantizer that follow in its buffer.
+    the quantizer that follow in its buffer; those that follow arithmetic, a residual addition foremost.
     """
     readers = uses(graph)
     groups: dict[Op, tuple[Op, ...]] = {}
@@ -169,15 +175,30 @@ def grouped(graph: Graph, profile: Profile) -> dict[Op, tuple[Op, ...]]:
         if isinstance(op.kind, FREE) or op in charged:
             continue
         groups[op] = ()
-        if isinstance(op.kind, ascend.Conv | ascend.MatMul):
+        if isinstance(op.kind, ascend.Layer | ascend.SumPool):
             read_by = [u.op for u in readers.get(op.results[0], ())]
             epilogues = [o for o in read_by if o is not None and isinstance(o.kind, ascend.Dequant | ascend.Requant)]
             if len(epilogues) == len(read_by):
-                if len(epilogues) == 1 and profile.epilogue != "fixpipe":
+                on_vector = profile.epilogue != "fixpipe" or isinstance(op.kind, ascend.SumPool)
+                if len(epilogues) == 1 and on_vector:
                     epilogues += _quantized_after(epilogues[0], readers)
                 groups[op] = tuple(epilogues)
                 charged.update(epilogues)
+        elif isinstance(op.kind, ARITHMETIC):
+            groups[op] = tuple(_in_buffer_after(op, readers))
+            charged.update(groups[op])
     return groups
+
+
+def _in_buffer_after(op: Op, readers: Mapping[Value, Sequence[Use]]) -> list[Op]:
+    """The activation and the quantizer, either or both, that alone read the result of ``op``."""
+    chain: list[Op] = []
+    for wanted in (nn.Activation, ascend.Quant):
+        read_by = readers.get((chain[-1] if chain else op).results[0], ())
+        after = read_by[0].op if len(read_by) == 1 else None
+        if after is not None and isinstance(after.kind, wanted):
+            chain.append(after)
+    return chain
 
 
 def _quantized_after(op: Op, readers: Mapping[Value, Sequence[Use]]) -> list[Op]:
@@ -206,7 +227,7 @@ def _op_cost(op: Op, epilogues: tuple[Op, ...], accumulators: Set[Value], profil
     work = cube_work(op, profile) if layer else None
     cube = 0 if not layer else None if work is None else work.cycles(profile.cube_cores)
     on_vector = () if profile.epilogue == "fixpipe" else epilogues
-    vector = vector_cycles(on_vector if layer else (op,), profile)
+    vector = _sum(vector_cycles(on_vector if layer else (op, *epilogues), profile), anti_quant_cycles(op, profile))
     moved = _bytes((op, *epilogues), accumulators)
     times = _times(cube, vector, moved, profile)
     bound, time = (None, None) if times is None else max(times.items(), key=lambda entry: entry[1])
@@ -214,6 +235,10 @@ def _op_cost(op: Op, epilogues: tuple[Op, ...], accumulators: Set[Value], profil
     weights = sum(value_bytes(o.type) or 0 for o in constants)
     return OpCost(layer_name(op), op.kind.op_name, layer_macs(op), cube, vector, moved, time, bound, times, work,
                   weights)  # fmt: skip
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
 
 
 def is_constant(value: Value) -> bool:

@@ -20,8 +20,9 @@ VECTOR_LANES = 128
 VECTOR_STEPS = 3
 """Cycles per 128 elements in the graph engine's formula: in, compute, out."""
 
-Convolution = nn.Conv | nn.ConvTranspose | ascend.Conv
-Product = nn.Gemm | nn.MatMul | ascend.MatMul
+Transposed = nn.ConvTranspose | ascend.ConvTranspose
+Convolution = nn.Conv | ascend.Conv | Transposed
+Product = nn.Gemm | nn.MatMul | ascend.MatMul | ascend.BatchMatMul | ascend.WeightQuantMatMul
 
 
 def is_layer(op: Op) -> bool:
@@ -37,7 +38,7 @@ def layer_macs(op: Op) -> int | None:
     if not is_layer(op):
         return None
     x, w = _operand_types(op)
-    if isinstance(op.kind, nn.ConvTranspose):  # every input element meets the weights [O/group, kernel…] of its channel
+    if isinstance(op.kind, Transposed):  # every input element meets the weights [O/group, kernel…] of its channel
         return _product(_elements(x), *w.dims[1:])
     if isinstance(op.kind, Convolution):  # every output element sums over weights [C/group, kernel…]
         return _product(_elements(op.results[0].type), *w.dims[1:])
@@ -70,7 +71,7 @@ class CubeWork:
 
 def cube_work(op: Op, profile: Profile) -> CubeWork | None:
     """The cube's share of a layer; ``None`` for unknown sizes."""
-    storage = "i8" if isinstance(op.kind, ascend.Conv | ascend.MatMul) else "f16"
+    storage = "i8" if isinstance(op.kind, ascend.Layer) else "f16"
     return (
         _convolution(op, profile.c0[storage])
         if isinstance(op.kind, Convolution)
@@ -99,6 +100,16 @@ def vector_cycles(ops: Sequence[Op], profile: Profile) -> int | None:
     return total
 
 
+def anti_quant_cycles(op: Op, profile: Profile) -> int | None:
+    """Cycles of the busiest vector core to make the float weights of a weight-only product (N21) [I], else 0."""
+    if not isinstance(op.kind, ascend.WeightQuantMatMul):
+        return 0
+    _, weight = _operand_types(op)
+    elements, cores = _elements(weight), profile.vector_cores or profile.cube_cores
+    assert cores is not None
+    return None if elements is None else VECTOR_STEPS * ceil_div(elements, VECTOR_LANES * cores)
+
+
 def value_bytes(type_: TensorType) -> int | None:
     """Bytes of a value in the target's memory, where floating-point numbers take two at most."""
     bits = min(type_.elem.bits, 16) if type_.is_float else type_.elem.bits
@@ -119,7 +130,7 @@ def _convolution(op: Op, c0: int) -> CubeWork | None:
     """
     x, w = _operand_types(op)
     assert isinstance(op.kind, Convolution)
-    transposed, groups = isinstance(op.kind, nn.ConvTranspose), op.kind.group
+    transposed, groups = isinstance(op.kind, Transposed), op.kind.group
     walked = x if transposed else op.results[0].type
     positions, batch, kernel = _product(*walked.dims[2:]), _batch(walked), _product(*w.dims[2:])
     first, second = w.dims[:2]
@@ -172,7 +183,7 @@ def _summed(op: Op) -> int | None:
     x, w = _operand_types(op)
     kind = op.kind
     left = x.dims[-2 if isinstance(kind, nn.Gemm) and kind.trans_a else -1]
-    transposed = isinstance(kind, nn.Gemm | ascend.MatMul) and kind.trans_b
+    transposed = isinstance(kind, nn.Gemm | ascend.MatMul | ascend.WeightQuantMatMul) and kind.trans_b
     right = w.dims[0] if w.rank == 1 else w.dims[-1 if transposed else -2]
     return next((d for d in (left, right) if isinstance(d, int)), None)
 

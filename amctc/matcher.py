@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from amctc.analysis import Use
 from amctc.ir import Op, Value, constant_data
-from amctc.pattern import AnyValue, Bindings, Either, Match, OpPattern, Pattern, Weight
+from amctc.pattern import AnyValue, Bindings, Either, Match, Number, OpPattern, Pattern, Weight
 from amctc.schema import Trait
 
 _Goal: TypeAlias = tuple[Pattern[Any], "Value | None", bool]
@@ -79,6 +79,11 @@ class Matcher:
                 yield bound, []
             else:
                 self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not a constant", value)
+        elif isinstance(pattern, Number):
+            if pattern.read(value) is not None:
+                yield bound, []
+            else:
+                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not that number", value)
         elif isinstance(pattern, AnyValue):
             constant = constant_data(value) is not None
             if (value is None and pattern.optional) or (value is not None and pattern.constant in (None, constant)):

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
+import ml_dtypes
+import numpy as np
+
 from amctc.data import Data
 from amctc.ir import Op, Origins, Value, constant_data, union_origins
 from amctc.schema import OpKind
@@ -30,18 +33,23 @@ K = TypeVar("K", bound=OpKind)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pattern(Generic[T]):
     """What a value may be. ``T`` is the type a match gives for it."""
 
     name: str = field(default="", kw_only=True)
 
+    def __repr__(self) -> str:
+        """Short: patterns share parts, and written out each part would appear wherever it is shared."""
+        return f"<pattern of {self.described()}>"
+
     def described(self) -> str:
         """The pattern in a message: its name, else what it matches."""
-        return self.name or {AnyValue: "a value", Weight: "a weight"}.get(type(self), "one of several patterns")
+        kinds = {AnyValue: "a value", Weight: "a weight", Number: "a number"}
+        return self.name or kinds.get(type(self), "one of several patterns")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AnyValue(Pattern[Value]):
     """Any value at all, constants included unless ``constant`` is False. An ``optional`` one may be absent."""
 
@@ -49,14 +57,43 @@ class AnyValue(Pattern[Value]):
     optional: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Weight(Pattern[T]):
     """A constant. An ``optional`` one may be absent."""
 
     optional: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
+class Number(Pattern[float]):
+    """A floating-point constant all of whose elements are the same number: ``value`` as its type rounds it, if given.
+
+    Constants of more than :data:`NUMBER_BYTES` are not read, hence not matched.
+    """
+
+    value: float | None = None
+
+    def read(self, value: Value | None) -> float | None:
+        """The number that ``value`` is a constant of, ``None`` where it is not one of this pattern."""
+        data = constant_data(value)
+        if value is None or data is None or not value.type.is_float or not 0 < data.nbytes <= NUMBER_BYTES:
+            return None
+        array = data.read().astype(np.float64).reshape(-1)
+        if not (array == array[0]).all() and not np.isnan(array).all():
+            return None
+        found = float(array[0])
+        if self.value is None:
+            return found
+        nearest = float(np.asarray(self.value).astype(data.dtype))
+        spacing = abs(nearest) * float(ml_dtypes.finfo(data.dtype).eps)  # type: ignore[no-untyped-call]
+        return self.value if abs(found - nearest) <= spacing else None
+
+
+NUMBER_BYTES = 1 << 16
+"""Exporters spread a number over a shape now and then, but not over a large one."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class OpPattern(Pattern[K]):
     """The only result of an op of one of ``kinds`` whose operands match ``operands`` in order (``None``: any operands).
 
@@ -88,7 +125,7 @@ class OpPattern(Pattern[K]):
         return self.name or " or ".join(k.op_name for k in self.kinds)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Either(Pattern[Any]):
     """The first of several patterns that matches."""
 
@@ -98,6 +135,11 @@ class Either(Pattern[Any]):
 def any_value(*, constant: bool | None = None, optional: bool = False, name: str = "") -> AnyValue:
     """Matches every value; with ``constant`` given, only constants or only others; ``optional``: absence too."""
     return AnyValue(constant, optional, name=name)
+
+
+def number(value: float | None = None, *, name: str = "") -> Number:
+    """Matches a constant that is one number throughout, ``value`` to the last place if given; a match gives a float."""
+    return Number(value, name=name or ("" if value is None else f"{value:g}"))
 
 
 @overload
@@ -163,6 +205,8 @@ class Match:
     @overload
     def __getitem__(self, pattern: Weight[T]) -> T: ...
     @overload
+    def __getitem__(self, pattern: Number) -> float: ...
+    @overload
     def __getitem__(self, pattern: AnyValue) -> Value: ...
     @overload
     def __getitem__(self, pattern: Pattern[Any]) -> Any: ...
@@ -175,6 +219,8 @@ class Match:
             return value.producer.kind
         if isinstance(pattern, Weight):
             return None if value is None else self.data(pattern).read()
+        if isinstance(pattern, Number):
+            return pattern.read(value)
         return value
 
     def get(self, pattern: Pattern[T]) -> T | None:

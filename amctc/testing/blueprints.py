@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from amctc.errors import UsageError
-from amctc.pattern import AnyValue, Either, OpPattern, Pattern, Weight
-from amctc.schema import OpKind
+from amctc.pattern import AnyValue, Either, Number, OpPattern, Pattern, Weight
+from amctc.schema import OpKind, Trait
 from amctc.testing.samplers import Operand, Sample, Sampler, Slot, Wanted, draw_sample, free_operands, has_sampler
 from amctc.testing.source import SeededSource, Source, Unfit
 from amctc.types import F32, ScalarType, TensorType
@@ -62,7 +62,7 @@ class Blueprint:
             elif isinstance(operand, OpPattern):
                 self.draw(operand, type_)
             else:
-                constant = isinstance(operand, Weight) or (isinstance(operand, AnyValue) and operand.constant)
+                constant = isinstance(operand, Weight | Number) or (isinstance(operand, AnyValue) and operand.constant)
                 if constant and type_ is not None and not type_.is_static:
                     raise Unfit(f"{operand.described()} is a constant and cannot be {type_}")
                 self.types[operand] = type_
@@ -78,9 +78,21 @@ class Blueprint:
     def _slot(self, operand: Pattern[Any]) -> Operand:
         if operand in self.types:
             return self.types[operand] or Slot.ABSENT
+        if isinstance(operand, OpPattern) and (likely := self._likely(operand)) is not None and self._source.flip(0.8):
+            return likely
         if isinstance(operand, Weight | AnyValue) and operand.optional and self._source.flip(0.35):
             return Slot.ABSENT
         return Slot.FREE
+
+    def _likely(self, pattern: Pattern[Any]) -> TensorType | None:
+        """The type a pattern has; if it is not drawn yet, that of what it reads, which element-wise ops mostly keep."""
+        pattern = self.resolve(pattern)
+        if pattern in self.types or not isinstance(pattern, OpPattern) or pattern.operands is None:
+            return self.types.get(pattern)
+        if not all(Trait.ELEMENTWISE in kind.traits for kind in pattern.kinds):
+            return None
+        read = [t for o in pattern.operands if (t := self._likely(o)) is not None]
+        return max(read, key=lambda t: t.rank, default=None)
 
     def _kinds(self, pattern: OpPattern[Any]) -> list[type[OpKind]]:
         own = pattern in self._samplers
@@ -114,9 +126,9 @@ class Blueprint:
         return next(o.index(leaf) for o in self.operands.values() if leaf in o)
 
     @property
-    def leaves(self) -> list[AnyValue | Weight[Any]]:
+    def leaves(self) -> list[AnyValue | Weight[Any] | Number]:
         """The patterns that are no ops, those of absent operands included."""
-        return [p for p in self.types if isinstance(p, AnyValue | Weight)]
+        return [p for p in self.types if isinstance(p, AnyValue | Weight | Number)]
 
 
 def draw_blueprint(

@@ -24,7 +24,7 @@ from amctc.types import F32, ScalarType
 EXAMPLES = 100
 """Graphs per check in development; ``AMCTC_EXAMPLES`` in the environment sets another number."""
 
-ROUNDS = 4
+ROUNDS = 8
 """How often that many graphs are drawn again while the rule has fired too rarely."""
 
 
@@ -82,7 +82,7 @@ def check_rewrite(
     computed twice; the rule is idempotent and deterministic; results print and parse; and results are the same as far
     as its effect says, at each application and at the outputs.
 
-    ``examples`` defaults to 100 (``AMCTC_EXAMPLES``); up to four times as many are drawn while the rule fires too
+    ``examples`` defaults to 100 (``AMCTC_EXAMPLES``); up to eight times as many are drawn while the rule fires too
     rarely. ``seed`` None draws other graphs on every call. ``elems``: element types where the pattern leaves them open.
     ``samplers``: how to draw an op pattern or op kind instead of the registered way. ``kernels`` and ``magnitude``
     evaluate op kinds of your own. ``may_duplicate`` allows a rule to compute a layer again that others still read.

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from amctc.analysis import uses
 from amctc.errors import UsageError
-from amctc.ir import Graph, Value, constant_data
-from amctc.pattern import AnyValue, OpPattern, Pattern, Weight
+from amctc.ir import Graph, Value, const, constant_data
+from amctc.pattern import AnyValue, Number, OpPattern, Pattern, Weight
 from amctc.schema import Trait
+from amctc.testing.arrays import concrete_shape
 from amctc.testing.blueprints import Blueprint, Samplers, draw_blueprint
 from amctc.testing.source import HypothesisSource, SeededSource, Source, Unfit
 from amctc.testing.workbench import CONTEXT, Workbench, transplant
@@ -28,6 +30,9 @@ from amctc.types import F32, ScalarType
 NONE, READER, OUTPUT, TWIN, NEAR_MISS = "none", "another reader", "interior output", "shared weights", "near miss"
 PERTURBATIONS = (NONE, NONE, NONE, NONE, NONE, READER, OUTPUT, TWIN, TWIN, NEAR_MISS)
 """How an instance may be perturbed; unperturbed ones are the most, so that rules fire."""
+
+NUMBERS = (1.0, 0.5, 3.0, 2.0**-17, 6.0, 0.0, -2.0)
+"""What a pattern of any number is given: factors, bounds, an epsilon."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +107,7 @@ class _Assembly:
     def spoil(self) -> bool:
         """Choose an op inside or a weight that will be something else; False where there is none."""
         present = [p for p, t in self._blueprint.types.items() if t is not None and p is not self._root]
-        candidates = [p for p in present if isinstance(p, OpPattern | Weight)]
+        candidates = [p for p in present if isinstance(p, OpPattern | Weight | Number)]
         if not candidates:
             return False
         self._spoiled = self.bench.source.choice(candidates)
@@ -123,8 +128,11 @@ class _Assembly:
         if (index_of := self._blueprint.index_of(pattern)) is not None:
             return self.bench.constant(type_, index_of=index_of)
         nonnegative = self._blueprint.is_nonnegative(pattern)
-        if isinstance(pattern, Weight):
-            made = self.bench.constant(type_, nonnegative=nonnegative)
+        if isinstance(pattern, Weight | Number):
+            if isinstance(pattern, Number):
+                made = const(np.full(concrete_shape(type_.dims, {}), self._number(pattern), type_.elem.dtype))
+            else:
+                made = self.bench.constant(type_, nonnegative=nonnegative)
             if pattern is not self._spoiled:
                 return made
             return self.bench.input(type_, default=made if source.flip() else None)
@@ -141,6 +149,9 @@ class _Assembly:
         if pattern.constant or (later and source.flip()):
             return self.bench.constant(type_, nonnegative=nonnegative)
         return self.bench.value(type_, constant=0.0 if pattern.constant is False else 0.05)
+
+    def _number(self, pattern: Number) -> float:
+        return self.bench.source.choice(NUMBERS) if pattern.value is None else pattern.value
 
     @property
     def open_leaves(self) -> list[Value]:

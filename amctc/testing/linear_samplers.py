@@ -50,7 +50,8 @@ def _groups(source: Source, channels: int | None, outputs: int | None, per_group
     return group, channels, outputs if outputs is not None else group * source.choice((1, 2, 3))
 
 
-def _attributes(axes: list[Axis]) -> dict[str, tuple[int, ...]]:
+def window_attributes(axes: list[Axis]) -> dict[str, tuple[int, ...]]:
+    """Strides, pads and dilations as op kinds take them."""
     return {
         "strides": tuple(a.stride for a in axes),
         "pads": (*(a.begin for a in axes), *(a.end for a in axes)),
@@ -71,7 +72,7 @@ def sample_conv(source: Source, wanted: Wanted) -> Sample:
     group, channels, outputs = _groups(source, number(dim(x, 1)), outputs, number(dim(w, 1)))
     axes = [draw_window(source, dim(x, 2 + i), dim(w, 2 + i), dim(y, 2 + i)) for i in range(spatial)]
     batch = known(dim(x, 0), dim(y, 0)) or draw_batch(source)
-    kind = nn.Conv(**_attributes(axes), group=group, activation=draw_activation(source))
+    kind = nn.Conv(**window_attributes(axes), group=group, activation=draw_activation(source))
     data = x or TensorType((batch, channels, *(a.size for a in axes)), wanted.elem)
     weight = w or TensorType((outputs, channels // group, *(a.kernel for a in axes)), wanted.elem)
     return Sample(kind, (data, weight, _bias(wanted, (outputs,))))
@@ -80,16 +81,24 @@ def sample_conv(source: Source, wanted: Wanted) -> Sample:
 @sampler(nn.ConvTranspose)
 def sample_conv_transpose(source: Source, wanted: Wanted) -> Sample:
     """Like convolution, with output padding."""
+    return transposed_sample(source, wanted)
+
+
+def transposed_sample(source: Source, wanted: Wanted, *, dilated: bool = True) -> Sample:
+    """A transposed convolution, of dilation 1 unless ``dilated``."""
     x, w, b, y = wanted.operand(0), wanted.operand(1), wanted.operand(2), wanted.result
     spatial = _spatial(source, x, w, y)
     # The weight is [C, O/group, …]: groups divide as in a convolution with the roles exchanged.
     outputs = number(known(dim(y, 1), dim(b, 0)))
     group, outputs, channels = _groups(source, outputs, number(known(dim(x, 1), dim(w, 0))), number(dim(w, 1)))
-    axes = [draw_window(source, dim(x, 2 + i), dim(w, 2 + i), dim(y, 2 + i), form="transpose") for i in range(spatial)]
+    axes = [
+        draw_window(source, dim(x, 2 + i), dim(w, 2 + i), dim(y, 2 + i), form="transpose", dilated=dilated)
+        for i in range(spatial)
+    ]
     batch = known(dim(x, 0), dim(y, 0)) or draw_batch(source)
     extra = tuple(a.extra for a in axes)
     kind = nn.ConvTranspose(
-        **_attributes(axes), group=group, output_padding=extra if any(extra) or source.flip() else (),
+        **window_attributes(axes), group=group, output_padding=extra if any(extra) or source.flip() else (),
         activation=draw_activation(source),
     )  # fmt: skip
     data = x or TensorType((batch, channels, *(a.size for a in axes)), wanted.elem)
@@ -125,8 +134,9 @@ def sample_matmul(source: Source, wanted: Wanted) -> Sample:
     if x is None:
         x = TensorType((*_left(source, w, y, vector), inner), wanted.elem)
     if w is None:
-        stacked = x.rank > 2 and source.flip(0.3)
-        lead = tuple(1 if source.flip(0.3) else d for d in x.dims[:-2]) if stacked else ()
+        stacked = x.rank > 2 and source.flip()
+        ones = source.choice((1.0, 0.3, 1.0))
+        lead = tuple(1 if source.flip(ones) else d for d in x.dims[:-2]) if stacked else ()
         w = TensorType((inner,) if vector else (*lead, inner, columns), wanted.elem)
     return Sample(nn.MatMul(draw_activation(source)), (x, w, _bias(wanted, (columns,))))
 

@@ -95,7 +95,7 @@ def _broadcastable(source: Source, shape: Shape) -> Shape:
     options: list[Shape] = [shape, shape, (), (1,), shape[1:], (1,) * len(shape)]
     if len(shape) >= 2:
         channel = (shape[1], *(1,) * (len(shape) - 2))
-        options += [channel, (1, *channel), channel, (1, *shape[1:])]
+        options += [channel, (1, *channel), channel, (1, *channel), (1, *shape[1:])]
     if shape:
         options += [shape[-1:], tuple(1 if source.flip() else d for d in shape)]
     return source.choice(options)
@@ -109,7 +109,7 @@ def _binary(kind: type[OpKind]) -> None:
         if a is None and b is None:
             # One side has the result's shape, the other broadcasts to it; both sides, so that neither is special.
             other = TensorType(_broadcastable(source, full.dims), full.elem)
-            a, b = (other, full) if source.flip(0.3) else (full, other)
+            a, b = (other, full) if source.flip(0.4) else (full, other)
         elif a is None or b is None:
             fixed, other = a or b, full
             if fixed == full and wanted.result is None and source.flip(0.15):

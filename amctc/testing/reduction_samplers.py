@@ -28,10 +28,13 @@ def _reduction(kind: type[Reduction]) -> None:
     @sampler(kind)
     def sample_reduction(source: Source, wanted: Wanted) -> Sample:
         x, y = wanted.operand(0), wanted.result
+        if x is not None and y is not None and x.rank == y.rank:
+            axes = [i for i, (a, b) in enumerate(zip(x.dims, y.dims, strict=True)) if a != b]
+            axes = axes or some_axes(source, [i for i, d in enumerate(y.dims) if d == 1])
+            return Sample(kind(signed(source, axes, x.rank), True), (x,))
         if x is not None or y is None:
-            x = x or draw_type(source, wanted.elem)
-            axes = some_axes(source, list(range(x.rank)))
-            return Sample(kind(signed(source, axes, x.rank), source.flip()), (x,))
+            x = x or draw_type(source, wanted.elem, *source.choice(((1, 4), (4, 5))))
+            return Sample(kind(signed(source, _reduced(source, x.rank), x.rank), source.flip()), (x,))
         ones = [i for i, d in enumerate(y.dims) if d == 1]
         if ones and source.flip(0.7):
             axes = some_axes(source, ones)
@@ -40,6 +43,13 @@ def _reduction(kind: type[Reduction]) -> None:
         at = source.integer(0, y.rank)
         dims = (*y.dims[:at], draw_size(source), *y.dims[at:])
         return Sample(kind(signed(source, [at], len(dims)), False), (TensorType(dims, y.elem),))
+
+
+def _reduced(source: Source, rank: int) -> list[int]:
+    """The spatial axes, the last one, all but the first, or any."""
+    options = list(range(rank))
+    run = options[source.choice((2, 2, -1, 1)) :] if source.flip(0.7) else []
+    return run or some_axes(source, options)
 
 
 for _reduction_kind in (nn.ReduceMean, nn.ReduceSum, nn.ReduceMax):

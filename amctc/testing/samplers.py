@@ -69,13 +69,15 @@ class Wanted:
 class Sample:
     """An op kind with a type per operand (``None``: absent). Constants at ``nonnegative`` operands are (variances).
 
-    ``indices`` pairs an operand that must be a constant with the number of elements its contents choose from.
+    ``indices`` pairs an operand that must be a constant with the number of elements its contents choose from;
+    ``constants`` are others that must be one.
     """
 
     kind: OpKind
     operands: tuple[TensorType | None, ...]
     nonnegative: tuple[int, ...] = ()
     indices: tuple[tuple[int, int], ...] = ()
+    constants: tuple[int, ...] = ()
 
 
 Sampler: TypeAlias = Callable[[Source, Wanted], Sample]

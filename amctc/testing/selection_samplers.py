@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from amctc.ops import nn
 from amctc.ops.shapes import FAR
 from amctc.testing.reduction_samplers import signed, some_axes
@@ -120,7 +122,7 @@ def sample_pad(source: Source, wanted: Wanted) -> Sample:
     modes = ("reflect", "edge") if isinstance(like.elem, QuantizedType) else ("constant", "constant", "reflect", "edge")
     mode = source.choice(modes)
     pads = [_pads(source, mode, d, y is not None and x is None) for d in like.dims]
-    value = source.choice((0.0, 0.0, 1.0, -1.0, float("-inf"))) if mode == "constant" and like.is_float else 0.0
+    value = source.choice((0.0, 0.0, -math.inf, 1.0, -1.0, -math.inf)) if mode == "constant" and like.is_float else 0.0
     kind = nn.Pad((*(b for b, _ in pads), *(e for _, e in pads)), mode, value)
     if x is None and y is not None:
         dims = tuple(d - b - e if isinstance(d, int) else d for d, (b, e) in zip(y.dims, pads, strict=True))

@@ -24,16 +24,19 @@ class Axis(NamedTuple):
 
 
 def draw_window(
-    source: Source, size: Dim, kernel: Dim, out: Dim, *, form: str = "conv", ceil_mode: bool = False
-) -> Axis:
+    source: Source, size: Dim, kernel: Dim, out: Dim, *, form: str = "conv", ceil_mode: bool = False,
+    dilated: bool = True,
+) -> Axis:  # fmt: skip
     """A window along one axis, given any of input size, kernel and output size.
 
-    ``form`` is ``conv``, ``pool`` (pads stay below the kernel) or ``transpose``. Prefers to keep the size when only the
-    output is known, so that residual connections can be drawn. :class:`Unfit` for symbols and where nothing fits.
+    ``form`` is ``conv``, ``pool`` (pads stay below the kernel) or ``transpose``; without ``dilated`` dilation is 1.
+    Prefers to keep the size when only the output is known, so that residual connections can be drawn. :class:`Unfit`
+    for symbols and where nothing fits.
     """
     if any(isinstance(d, str) for d in (size, kernel, out)):
         raise Unfit("a window needs numbers")
     options = _transposed(size, kernel, out) if form == "transpose" else _options(size, kernel, out, form, ceil_mode)
+    options = options if dilated else tuple(o for o in options if o.dilation == 1 and o.extra < o.stride)
     if size is None and out is not None and source.flip(0.6):
         options = tuple(o for o in options if o.size == out) or options
     if size is None and out is None:

@@ -86,7 +86,7 @@ class Workbench:
                 operands.append(self.constant(type_, index_of=indices[index]))
             elif index == 0:
                 operands.append(self.input(type_))
-            elif type_.is_static and self.source.flip(0.9):
+            elif index in sample.constants or (type_.is_static and self.source.flip(0.9)):
                 operands.append(self.constant(type_, nonnegative=index in sample.nonnegative))
             else:
                 operands.append(self.input(type_))

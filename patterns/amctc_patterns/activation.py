@@ -9,7 +9,7 @@ from amctc.ir import Value, apply
 from amctc.ops import nn
 from amctc.pattern import Match, any_value, op
 from amctc.rewrite import rewrite
-from amctc_patterns.batch_norm import LAYERS
+from amctc_patterns.layers import LAYERS
 
 x, w, b = any_value(name="x"), any_value(name="w"), any_value(optional=True, name="b")
 biased = op(LAYERS, x, w, b, uses=1)

@@ -22,14 +22,19 @@ def merge_transposes(m: Match) -> Value:
     return m[x] if both == tuple(range(len(both))) else apply(nn.Transpose(both), m[x])
 
 
-RESHAPES: tuple[type[nn.Reshape | nn.Flatten], ...] = (nn.Reshape, nn.Flatten)
+RESHAPES: tuple[type[nn.Reshape | nn.Flatten | nn.Squeeze | nn.Unsqueeze], ...] = (
+    nn.Reshape, nn.Flatten, nn.Squeeze, nn.Unsqueeze,
+)  # fmt: skip
 first_reshape = op(RESHAPES, x, uses=1)
 reshapes = op(RESHAPES, first_reshape)
 
 
 @rewrite(reshapes, effect=Exact())
 def merge_reshapes(m: Match) -> Value:
-    """reshape(reshape(x)) is one reshape, where the result's shape can be said without the shape between."""
+    """reshape(reshape(x)) is one reshape, where the result's shape can be said without the shape between.
+
+    Flatten, squeeze and unsqueeze are reshapes here.
+    """
     dims = m.value(reshapes).type.dims
     unknown = [i for i, d in enumerate(dims) if not isinstance(d, int)]
     if len(unknown) > 1:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from amctc.contract import Exact, Lossy
-from amctc.ir import Value, apply, const
+from amctc.ir import Op, Value, apply, const
 from amctc.numerics.fixed_point import requant_scale, unpack_dequant
 from amctc.ops import ascend, nn
 from amctc.pattern import Match, NoMatch, any_value, either, op, weight
@@ -29,10 +29,10 @@ def fuse_requant(m: Match) -> Value:
     if unpacked_shift(m[scale]).any():
         raise NoMatch("the accumulator is shifted first (N16)")
     with np.errstate(over="ignore", under="ignore"):
-        product = dequant_scale(m[scale]) * np.float32(kind.scale)
+        product = _accumulator_step(m) * np.float32(kind.scale)
     if not (np.isfinite(product).all() and (product >= np.finfo(np.float32).tiny).all()):
         raise NoMatch("the product of the scales leaves float32")
-    multiplier = requant_scale(dequant_scale(m[scale]), np.float32(kind.scale))
+    multiplier = requant_scale(_accumulator_step(m), np.float32(kind.scale))
     slope = _slope(m.get(activation), kind)
     if m[dequant].relu:
         slope = 0.0
@@ -49,6 +49,11 @@ def _without_leaky(m: Match) -> Value:
 
 fuse_requant_without_leaky = replace(fuse_requant, function=_without_leaky)
 """:data:`fuse_requant` for a target whose requantization has no slope (N17, requant_leaky)."""
+
+
+def _accumulator_step(m: Match) -> Array:
+    """What one unit of the accumulator stands for; of AveragePool the scale over the positions of a window (N26)."""
+    return np.asarray(dequant_scale(m[scale]) / np.float32(m[dequant].divisor))
 
 
 def dequant_scale(parameter: Array) -> Array:
@@ -90,8 +95,24 @@ relu = op(nn.Relu, dequant)
 @rewrite(relu, effect=Exact())
 def fuse_dequant_relu(m: Match) -> Value:
     """relu(dequant(acc)) is dequant with its relu flag (N12: the negative branch is multiplied by 0)."""
-    kind = m[dequant]
-    return apply(ascend.Dequant(kind.axis, kind.to, True), m[acc], m.value(scale))
+    return apply(replace(m[dequant], relu=True), m[acc], m.value(scale))
+
+
+pooled_integers = any_value(name="q")
+summed = op(ascend.SumPool, pooled_integers, uses=1)
+average = op(ascend.Dequant, summed, scale)
+
+
+@rewrite(average, effect=Lossy(bound=2))
+def average_in_float(m: Match) -> Value:
+    """dequant(sum_pool(q)) is average_pool(anti_quant(q)) where the target pools in float16 (N26)."""
+    pool, kind = m[summed], m[average]
+    if kind.divisor != pool.area or m[scale].size != 1 or unpacked_shift(m[scale]).any():
+        raise NoMatch("the dequantizer is not that of an average")
+    step = float(dequant_scale(m[scale]).reshape(()))
+    real = apply(ascend.AntiQuant(step, -pool.offset_x, kind.to), m[pooled_integers])
+    y = apply(nn.AveragePool(pool.strides, pool.pads, pool.dilations, pool.kernel, False, True), real)
+    return apply(nn.Relu(), y) if kind.relu else y
 
 
 pooled_value = any_value(name="x")
@@ -111,6 +132,17 @@ concat = op(nn.Concat, ..., uses=1)
 joined = op(ascend.Quant, concat)
 
 
+def concat_obstacle(op: Op, block: int) -> str | None:
+    """Why no quantizer moves before a concatenation (N19: channels aligned to the block); ``None`` when one does."""
+    assert isinstance(op.kind, nn.Concat)
+    types = [v.type for v in op.operands if v is not None]
+    if op.kind.axis % types[0].rank != 1:
+        return "joined along another axis than the channels"
+    channels = [t.dims[1] for t in types]
+    aligned = all(isinstance(c, int) and c % block == 0 for c in channels)
+    return None if aligned else f"channels {channels} are not multiples of {block}"
+
+
 def quantize_before_concat(block: int) -> Rewrite:
     """The concat rule for a target whose channel block holds ``block`` int8 values (N19)."""
 
@@ -119,13 +151,9 @@ def quantize_before_concat(block: int) -> Rewrite:
         """quant(concat(xs)) is concat of quant(x): one scale, channels aligned to the block (N19)."""
         root = m.value(concat).producer
         assert root is not None
+        if (obstacle := concat_obstacle(root, block)) is not None:
+            raise NoMatch(obstacle)
         values = [v for v in root.operands if v is not None]
-        rank = values[0].type.rank
-        if m[concat].axis % rank != 1:
-            raise NoMatch("joined along another axis than the channels")
-        channels = [v.type.dims[1] for v in values]
-        if not all(isinstance(c, int) and c % block == 0 for c in channels):
-            raise NoMatch(f"channels {channels} are not multiples of {block}")
         parts = [apply(m[joined], v, name=f"{v.name}.quant" if v.name else None) for v in values]
         return apply(m[concat], *parts)
 

@@ -97,6 +97,20 @@ def transposed(n: Builder, x: Value) -> Value:
     return n.conv(n.apply(nn.LeakyRelu(0.1), y), 3)
 
 
+def averaged(n: Builder, x: Value) -> Value:
+    """Average pools with one divisor: int8 in, int8 out."""
+    y = n.apply(nn.AveragePool((2, 2), (0, 0, 0, 0), (1, 1), (2, 2)), n.relu(n.conv(x, 6)))
+    return n.apply(nn.AveragePool((1, 1), (1, 1, 1, 1), (1, 1), (3, 3), count_include_pad=True), n.conv(y, 4))
+
+
+def attention(n: Builder, x: Value) -> Value:
+    """Products of two computed sides."""
+    rows = n.apply(nn.Reshape((0, 3, 64)), x)
+    queries, keys, values = (n.apply(nn.MatMul(), rows, n.constant(n.weights(64, 8), "w")) for _ in range(3))
+    scores = n.apply(nn.Softmax(-1), n.apply(nn.MatMul(), queries, n.apply(nn.Transpose((0, 2, 1)), keys)))
+    return n.apply(nn.MatMul(), scores, values)
+
+
 def grouped(n: Builder, x: Value) -> Value:
     y = n.apply(nn.LeakyRelu(0.2), n.norm(n.conv(n.conv(x, 8, 1), 12, group=4)))
     return n.apply(nn.Sigmoid(), n.conv(n.apply(nn.Identity(), y), 4, group=2))
@@ -113,7 +127,8 @@ def shared(n: Builder, x: Value) -> Value:
 
 
 NETWORKS: tuple[Callable[[Builder, Value], Value], ...] = (
-    conv_bn_relu, depthwise, residual, concat, max_pool, classifier, transposed, grouped, shared,
+    conv_bn_relu, depthwise, residual, concat, max_pool, classifier, transposed, averaged, attention, grouped,
+    shared,
 )  # fmt: skip
 
 

@@ -56,8 +56,12 @@ def made(name: str) -> Pass:
 def stages() -> tuple[Pass, ...]:
     """The passes of the default preset, then those that run when its result is loaded."""
     passes = (*Pipeline.parse(str(load_preset("default"))).passes, *Pipeline.parse(COMPILE_FUSED).passes)
-    assert not any(isinstance(p, Repeat) for p in passes)
-    return typing.cast("tuple[Pass, ...]", passes)
+    return tuple(p for item in passes for p in once(item))
+
+
+def once(item: Pass | Repeat) -> Sequence[Pass]:
+    """The passes of one round: what is repeated for a fixpoint does most of its work in the first."""
+    return [p for inner in item.body for p in once(inner)] if isinstance(item, Repeat) else [item]
 
 
 def run(item: Pass, graph: Graph, samples: Samples) -> Graph:

@@ -25,7 +25,8 @@ from amctc.rewrite import Rewrite, RewriteLog, apply_rewrites
 from amctc.schema import OpKind
 from amctc.targets import load_profile
 from amctc.testing import check_rewrite
-from amctc.types import F16, F32, I32, Array, ScalarType, TensorType
+from amctc.testing.checks import default_examples
+from amctc.types import F16, F32, I8, I32, Array, ScalarType, TensorType
 from amctc_patterns import requant
 
 REWRITES: dict[str, Rewrite] = {e.name: e.load() for e in metadata.entry_points(group="amctc.rewrites")}
@@ -45,8 +46,8 @@ FLOAT = sorted(set(REWRITES) - INTEGER)
 
 
 def test_rewrites_are_found() -> None:
-    assert {"fold_batch_norm", "fold_bias_add", "fuse_activation", "fold_gemm_factors"} <= set(FLOAT)
-    assert {"fuse_requant", "fuse_dequant_relu", "quantize_before_pool"} == INTEGER
+    assert {"fold_batch_norm", "fold_affine_after", "fuse_activation", "fold_gemm_factors"} <= set(FLOAT)
+    assert {"average_in_float", "fuse_requant", "fuse_dequant_relu", "quantize_before_pool"} == INTEGER
 
 
 def test_kinds_looks_into_choices() -> None:
@@ -63,13 +64,17 @@ def test_rewrite_is_documented_and_bounded(name: str) -> None:
     assert isinstance(rule.effect, Exact | Rounding | Lossy)
 
 
+RARE = {"relax_clip", "relax_fused_clip"}
+"""Rules that few draws suit (a step small enough for the clip): they get 100 graphs in a round, and four rounds."""
+
+
 @pytest.mark.parametrize("name", FLOAT)
 def test_rewrite(name: str) -> None:
-    report = check_rewrite(REWRITES[name])
+    report = check_rewrite(REWRITES[name], examples=max(default_examples(), 100 if name in RARE else 1))
     assert report.compared >= 50
 
 
-FOLDS = ["fold_batch_norm", "fold_bias_add", "fold_gemm_factors", "fuse_activation"]
+FOLDS = ["fold_batch_norm", "fold_affine_after", "fold_affine_before", "fold_gemm_factors", "fuse_activation"]
 
 
 @pytest.mark.parametrize("name", FOLDS)
@@ -154,6 +159,28 @@ def test_relu_in_dequant_is_exact(acc: Array, seed: int, to: ScalarType, target:
     x, y = dequantized(acc, scales_for(acc, seed, 10.0), to)
     before, after = both(one(apply(nn.Relu(), y), x), requant.fuse_dequant_relu, target=target, acc=acc)
     np.testing.assert_array_equal(before, after)
+    assert before.dtype == after.dtype
+
+
+AREAS = ((2, 2), (1, 3), (3, 3), (4, 1))
+
+
+@given(
+    st.integers(0, 9999), st.sampled_from(AREAS), st.booleans(), st.integers(-128, 127), st.sampled_from((F16, F32)),
+    st.sampled_from(TARGETS),
+)  # fmt: skip
+def test_averaging_in_float_stays_within_its_bound(
+    seed: int, kernel: tuple[int, int], padded: bool, offset: int, to: ScalarType, target: str
+) -> None:
+    """Both are the average to a few roundings of float16: a step of a quantizer over the range of the data."""
+    q = np.random.default_rng(seed).integers(-128, 128, (2, 3, 5, 4)).astype(np.int8)
+    pads = tuple(k - 1 for k in kernel) * 2 if padded else (0,) * 4
+    x = GraphInput("q", TensorType(q.shape, I8))
+    pool = ascend.SumPool((2, 1), pads, (1, 1), kernel, offset)
+    y = apply(ascend.Dequant(1, to, divisor=pool.area), apply(pool, x), const(np.float32([0.01])))
+    before, after = both(one(y, x), requant.average_in_float, target=target, q=q)
+    assert isinstance(requant.average_in_float.effect, Lossy)
+    assert np.abs(before - after).max() <= requant.average_in_float.effect.bound * 0.01
     assert before.dtype == after.dtype
 
 

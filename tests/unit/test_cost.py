@@ -17,7 +17,7 @@ from amctc.ir import Graph, GraphInput, Op, Value, apply, const
 from amctc.ops import ascend, nn
 from amctc.ops.onnx import Node
 from amctc.targets import load_profile
-from amctc.types import F32, I8, Dim, ScalarType, TensorType
+from amctc.types import F16, F32, I8, Dim, ScalarType, TensorType
 
 A2 = load_profile("ascend910b1")  # 24 cube and 48 vector cores, 1850 MHz, 1.6 TB/s, fixpipe
 A310P = load_profile("ascend310p3")  # 8 cube and 7 vector cores, 1060 MHz, 204 GB/s, vdeq_cast
@@ -127,6 +127,38 @@ def test_transposed_convolution() -> None:
     op = producer(apply(nn.ConvTranspose((2, 2), (0,) * 4, (1, 1)), given(1, 8, 5, 5), weights(8, 4, 3, 3)))
     assert layer_macs(op) == 8 * 25 * 4 * 9
     assert cube_cycles(op, A2) == 1  # 2 · 9 tiles of one step
+
+
+def test_int8_transposed_convolution() -> None:
+    data = given(1, 64, 5, 5, elem=I8)
+    op = producer(apply(ascend.ConvTranspose((2, 2), (0,) * 4, (1, 1)), data, weights(64, 4, 3, 3, dtype=np.int8)))
+    assert layer_macs(op) == 64 * 25 * 4 * 9
+    assert cube_cycles(op, A2) == 2  # 2 · 9 tiles of 64/32 steps
+
+
+def test_int8_product_of_two_computed_sides() -> None:
+    left = given(2, 3, 40, 64, elem=I8)
+    op = producer(apply(ascend.BatchMatMul(), left, GraphInput("w", TensorType((2, 3, 64, 50), I8))))
+    assert layer_macs(op) == 6 * 40 * 64 * 50
+    assert cube_cycles(op, A2) == 3 * 2  # 6 · 3 · 4 = 72 tiles of 64/32
+
+
+def test_average_pool_and_what_follows_share_the_vector_unit() -> None:
+    """Nothing of the sum goes through memory: int8 in, int8 out."""
+    x = given(1, 64, 56, 56, elem=I8)
+    sums = apply(ascend.SumPool((2, 2), (0,) * 4, (1, 1), (2, 2)), x)
+    cost = only(cost_of(apply(ascend.Requant(1), sums, const(np.ones(1, np.uint64))), x))
+    assert (cost.macs, cost.cube_cycles) == (None, 0)
+    assert cost.vector_cycles == 3 * 33 + 3 * 9  # 200704 elements, then 50176, in blocks of 128 on 48 cores
+    assert cost.bytes == 200704 + 8 + 50176
+
+
+def test_weight_only_product() -> None:
+    """Cube time of float16, bytes of int8, and the vector unit makes the weight float."""
+    x, scale = given("N", 256), const(np.ones(100, np.float32))
+    cost = only(cost_of(apply(ascend.WeightQuantMatMul(), x, weights(256, 100, dtype=np.int8), scale), x))
+    assert (cost.macs, cost.cube_cycles, cost.vector_cycles) == (25600, 16, 3 * 5)  # 200 blocks on 48 cores
+    assert cost.bytes == 2 * 256 + 25600 + 2 * 100 + 2 * 100
 
 
 @pytest.mark.parametrize(
@@ -302,3 +334,17 @@ def test_a_vector_unit_goes_on_to_the_quantizer_that_alone_reads() -> None:
     assert len(cost_of(y, x).ops) == 3  # the fixpipe has no such buffer
     both = Graph((x,), (y, clipped), ("y", "c"))
     assert len(estimate(both, A310).ops) == 3
+
+
+def test_an_activation_after_a_residual_addition_is_computed_in_its_buffer() -> None:
+    """What the addition gives the activation costs no bytes; the vector unit still computes both."""
+    x = given(1, 64, 8, 8, elem=F16)
+    total = apply(nn.Add(), x, x)
+    cost = only(cost_of(apply(nn.Relu(), total), x))
+    assert cost.vector_cycles == 3 * 2  # two ops of 4096 elements, 32 blocks of 128 on 48 cores
+    assert cost.bytes == 2 * (4096 + 4096)  # x is read once
+    quantized = only(cost_of(apply(ascend.Quant(1.0, 0), apply(nn.Clip(0.0, 6.0), total)), x))
+    assert (quantized.vector_cycles, quantized.bytes) == (3 * 3, 2 * 4096 + 4096)
+    assert len(cost_of(apply(nn.Sigmoid(), total), x).ops) == 2
+    both = Graph((x,), (apply(nn.Relu(), total), total), ("y", "total"))
+    assert len(estimate(both, A2).ops) == 2

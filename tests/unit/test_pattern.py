@@ -9,13 +9,14 @@ from amctc.analysis import uses
 from amctc.ir import Graph, GraphInput, Origin, Result, Value, apply, build, const
 from amctc.matcher import Matcher
 from amctc.ops import nn, onnx
-from amctc.pattern import Match, OpPattern, any_value, either, op, weight
-from amctc.types import F32, TensorType
+from amctc.pattern import Match, OpPattern, any_value, either, number, op, weight
+from amctc.types import F16, F32, TensorType
 
 X = GraphInput("x", TensorType((2, 2), F32))
 Y = GraphInput("y", TensorType((2, 2), F32))
 W = const(np.array([[1, 2], [3, 4]], np.float32))
 B = const(np.array([5, 6], np.float32))
+X_ONLY = any_value(constant=False)
 
 
 def attempt(pattern: OpPattern, root: Value, *more: Value) -> tuple[Match | None, str]:  # type: ignore[type-arg]
@@ -95,6 +96,35 @@ def test_an_optional_value_may_be_absent() -> None:
     pattern = op(nn.Gemm, any_value(), any_value(), bias)
     assert matched(pattern, apply(nn.Gemm(), X, W)).optional(bias) is None
     assert matched(pattern, apply(nn.Gemm(), X, W, Y)).optional(bias) is Y
+
+
+def test_a_number_is_a_constant_of_one_number() -> None:
+    x, any_number, third = any_value(), number(name="factor"), number(1 / 3)
+    for array in (np.float32(3), np.full((2, 2), 3, np.float32), np.full((1, 1), 3, np.float32)):
+        m = matched(op(nn.Mul, x, any_number), apply(nn.Mul(), X, const(array)))
+        assert m[any_number] == 3.0
+    assert matched(op(nn.Mul, x, third), apply(nn.Mul(), X, const(np.float32(1 / 3))))[third] == 1 / 3
+    assert matched(op(nn.Mul, third, x), apply(nn.Mul(), X, const(np.float32(0.33333334))))[x] is X
+    factor = op(nn.Mul, X_ONLY, any_number)
+    assert missed(factor, apply(nn.Mul(), X, W)) == "factor is const, not that number"
+    assert missed(factor, apply(nn.Mul(), X, Y)) == "factor is graph input %y, not that number"
+    assert "not that number" in missed(op(nn.Mul, X_ONLY, third), apply(nn.Mul(), X, const(np.float32(0.3333))))
+    empty = apply(nn.Mul(), const(np.zeros((2, 0), np.float32)), const(np.zeros((2, 0), np.float32)))
+    assert "not that number" in missed(op(nn.Mul, weight(), any_number), empty)
+
+
+def test_a_number_in_float16_is_as_exact_as_its_type() -> None:
+    x, half_step = GraphInput("h", TensorType((2,), F16)), number(0.1)
+    nearest = np.float16(0.1)
+    for array, fits in ((nearest, True), (np.nextafter(nearest, np.float16(1)), True), (np.float16(0.1003), False)):
+        root = apply(nn.Mul(), x, const(array))
+        match = Matcher(uses(Graph((x,), (root,), ("y",)))).match(op(nn.Mul, any_value(), half_step), root)
+        assert (match is not None) == fits
+
+
+def test_large_constants_are_no_numbers() -> None:
+    large = const(np.ones((1, 1 << 15), np.float32))
+    assert "not that number" in missed(op(nn.Mul, weight(), number(1.0)), apply(nn.Mul(), large, large))
 
 
 def test_an_ellipsis_stands_for_any_operands() -> None:

@@ -9,7 +9,7 @@ from amctc.contract import Contract, Rounding
 from amctc.pipeline import PatternPass, register
 from amctc.rewrite import Rewrite
 from amctc_passes.facts import TWO_OF_FOUR, UNQUANTIZED
-from amctc_patterns import gemm
+from amctc_patterns import products
 
 
 @register
@@ -22,4 +22,4 @@ class FoldGemmFactors(PatternPass):
 
     def rewrites(self) -> tuple[Rewrite, ...]:
         """One rewrite per Gemm with factors."""
-        return (gemm.fold_gemm_factors,)
+        return (products.fold_gemm_factors,)

@@ -18,6 +18,7 @@ from amctc.ops import ascend, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
+from amctc_passes.simplify.shape_contents import settled
 
 FREE_BYTES = 1 << 20
 """A result up to this size may be larger than its operands: shapes expand, but a folding bomb must not."""
@@ -30,10 +31,11 @@ UNBOUNDED = frozenset({"If", "Loop", "Scan"})
 @register
 @dataclass(frozen=True)
 class FoldConstants(Pass):
-    """Replace ops on constants by their value, and shapes of static tensors by constants.
+    """Replace ops on constants by their value, and what is computed from known dimensions by constants.
 
-    Random ops, control flow and quantizers stay. A result larger than its operands and than 1 MiB is not folded, nor
-    is one that makes all folded results together larger than the model's weights and 64 MiB.
+    A reshape to computed sizes becomes one to -1 where only one of them is not known (a free batch). Random ops,
+    control flow and quantizers stay. A result larger than its operands and than 1 MiB is not folded, nor is one that
+    makes all folded results together larger than the model's weights and 64 MiB.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -42,14 +44,15 @@ class FoldConstants(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """Fold in topological order, so that a chain folds in one go.
 
-        Carried ops learn from operands that became constant: some are recognised as ours, some know their shape.
+        Carried ops learn from operands that became constant, or of which some elements are known: some are recognised
+        as ours, some know their shape.
         """
         budget = (64 << 20) + sum(o.kind.data.nbytes for o in graph.ops if isinstance(o.kind, Constant))
 
         def fold(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:
             nonlocal budget
             if not _foldable(op, operands):
-                return recognised(op, operands) or refined(op, operands)
+                return recognised(op, operands) or settled(op, operands) or refined(op, operands)
             try:
                 values = _evaluated(op, operands)
             except AmctcError as error:

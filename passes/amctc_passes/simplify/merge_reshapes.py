@@ -15,7 +15,7 @@ from amctc_patterns import moves
 @register
 @dataclass(frozen=True)
 class MergeReshapes(PatternPass):
-    """Merge reshapes and flattens that follow each other."""
+    """Merge reshapes, flattens, squeezes and unsqueezes that follow each other."""
 
     name: ClassVar[str] = "merge-reshapes"
     contract: ClassVar[Contract] = Contract(effect=Exact(), keeps=(TWO_OF_FOUR,))
