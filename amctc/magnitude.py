@@ -18,7 +18,7 @@ from amctc.errors import UnsupportedError
 from amctc.interp import Kernel, KernelFactory, KernelTable
 from amctc.ir import Op
 from amctc.kernels.tables import FLOAT
-from amctc.ops import nn, quant
+from amctc.ops import ascend, nn, quant
 from amctc.schema import OpKind
 from amctc.types import Array
 
@@ -198,6 +198,6 @@ MAGNITUDE: KernelTable = {
     nn.PRelu: lambda op, constants: _prelu,
     nn.BatchNorm: _batch_norm, nn.HardSigmoid: _hard_sigmoid, nn.Elu: _elu, nn.Pow: _power, nn.Exp: _exp,
     nn.LogSoftmax: _log_softmax,
-    quant.Quantize: _discontinuous, quant.Dequantize: _discontinuous,
+    **dict.fromkeys((quant.Quantize, quant.Dequantize, *ascend.KINDS), _discontinuous),
 }  # fmt: skip
 """How each op kind carries error; evaluated on absolute values in float64."""

@@ -7,11 +7,11 @@ data (``offset_x``) stands in the quantizer alone. Float ops go out as standard 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import onnx
 
-from amctc.data import Data
+from amctc.backends.deploy_layers import LAYERS
+from amctc.data import Data, deferred
 from amctc.errors import UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, constant_data, layer_name
 from amctc.numerics.int4 import pack_int4
@@ -19,7 +19,7 @@ from amctc.onnx_bridge import export_model
 from amctc.onnx_bridge.deploy_form import ANTI_QUANT, DEQUANT, FLOAT_CODES, QUANT, STORAGE, data_operands, moves
 from amctc.onnx_bridge.emitters import STANDARD
 from amctc.onnx_bridge.exporter import Emitter, Writer, emit_constant
-from amctc.onnx_bridge.tensors import tensor_proto
+from amctc.onnx_bridge.storage import TensorStore, inline
 from amctc.ops import ascend, quant
 from amctc.schema import OpKind
 from amctc.types import F16, I4, I8, U64, ScalarType
@@ -29,13 +29,13 @@ _FLOAT_CODES = {elem: code for code, elem in FLOAT_CODES.items()}
 _FLOAT_OPS = {k: e for k, e in STANDARD.items() if k not in (quant.Quantize, quant.Dequantize)}
 
 
-def export_deploy(graph: Graph, *, opset: int | None = None) -> onnx.ModelProto:
+def export_deploy(graph: Graph, *, opset: int | None = None, store: TensorStore = inline) -> onnx.ModelProto:
     """The deploy model of a lowered graph with packed parameters; metadata (``amctc.target``, …) is kept.
 
     Raises :class:`UnsupportedError` for what the form cannot say: fused requantization (N18), parameters that are not
     packed (N11), grouped int4 weights or an odd number of their input channels (N4), quantized types.
     """
-    return export_model(graph, _DeployForm(graph).emitters(), opset=opset)
+    return export_model(graph, _DeployForm(graph).emitters(), opset=opset, store=store)
 
 
 class _DeployForm:
@@ -49,9 +49,8 @@ class _DeployForm:
 
     def emitters(self) -> Mapping[type[OpKind], Emitter]:
         return {
-            **_FLOAT_OPS, Constant: self._constant, ascend.Quant: self._quant, ascend.Conv: _conv,
-            ascend.MatMul: _matmul, ascend.Dequant: self._dequant, ascend.AntiQuant: _anti_quant,
-            ascend.Requant: _requant,
+            **_FLOAT_OPS, **LAYERS, Constant: self._constant, ascend.Quant: self._quant,
+            ascend.Dequant: self._dequant, ascend.AntiQuant: _anti_quant, ascend.Requant: _requant,
         }  # fmt: skip
 
     def _constant(self, writer: Writer, op: Op) -> None:
@@ -59,8 +58,7 @@ class _DeployForm:
         value, kind = op.result, op.kind
         assert isinstance(kind, Constant)
         if value in self._packing:
-            packed = pack_int4(kind.data.read(), self._packing[value])
-            writer.initializers.append(tensor_proto(writer.name(value), packed, I8))
+            writer.initializer(writer.name(value), _packed(kind.data, self._packing[value]), I8)
         elif value not in self._parameters:
             emit_constant(writer, op)
 
@@ -79,6 +77,10 @@ class _DeployForm:
         assert isinstance(kind, ascend.Dequant)
         assert acc is not None
         layer = layer_name(op if acc.producer is None else acc.producer)
+        pool = None if acc.producer is None else acc.producer.kind
+        if kind.divisor != (pool.area if isinstance(pool, ascend.SumPool) else 1):
+            raise UnsupportedError(f"a scale divided by {kind.divisor}", where=layer, rule="N26",
+                                   remedy="divide the scale by the positions of a pool alone")  # fmt: skip
         writer.node(
             DEQUANT, [writer.name(acc), self._parameter(writer, parameter, layer)], [writer.name(op.result)],
             f"{layer}.dequant", dtype=_FLOAT_CODES[kind.to], relu_flag=1 if kind.relu else None,
@@ -100,36 +102,6 @@ class _DeployForm:
 def _own_name(op: Op, op_type: str, suffix: str) -> str:
     """The name a node had in the file it came from, else one made of the op's origin."""
     return next((o.name for o in op.origins if o.op_type == op_type), f"{layer_name(op)}.{suffix}")
-
-
-def _conv(writer: Writer, op: Op) -> None:
-    kind, weight = op.kind, op.operands[1]
-    assert isinstance(kind, ascend.Conv)
-    assert weight is not None
-    writer.node(
-        "Conv", [writer.name(o) for o in op.operands], [writer.name(op.result)], layer_name(op), strides=kind.strides,
-        pads=kind.pads, dilations=kind.dilations, group=kind.group, kernel_shape=weight.type.dims[2:],
-    )  # fmt: skip
-
-
-def _matmul(writer: Writer, op: Op) -> None:
-    """Gemm, or MatMul with an Add for the bias, whichever the layer was in the user's model (N24)."""
-    kind, (x, w, b) = op.kind, (*op.operands, None)[:3]
-    assert isinstance(kind, ascend.MatMul)
-    assert x is not None
-    layer, result = layer_name(op), writer.name(op.result)
-    came_as_matmul = any(o == (layer, "MatMul") for o in op.origins)
-    if x.type.rank == 2 and (kind.trans_b or not came_as_matmul):
-        fixed: dict[str, Any] = {"alpha": 1.0, "beta": 1.0, "transB": int(kind.trans_b)}
-        writer.node("Gemm", [writer.name(o) for o in op.operands], [result], layer, **fixed)
-        return
-    if kind.trans_b:
-        raise UnsupportedError(f"a transposed weight under data of rank {x.type.rank}", where=layer,
-                               remedy="store the weight as [K, N]")  # fmt: skip
-    product = result if b is None else writer.tensor(f"{result}/product")
-    writer.node("MatMul", [writer.name(x), writer.name(w)], [product], layer)
-    if b is not None:
-        writer.node("Add", [product, writer.name(b)], [result], f"{layer}/bias")
 
 
 def _anti_quant(writer: Writer, op: Op) -> None:
@@ -154,43 +126,55 @@ def _first_layers(graph: Graph) -> dict[Value, str]:
     """The first layer, in topological order, that reads each integer value, directly or through moves."""
     found: dict[Value, tuple[int, str]] = {}
     for index, op in reversed(list(enumerate(graph.ops))):
-        if isinstance(op.kind, ascend.Conv | ascend.MatMul):
+        if isinstance(op.kind, ascend.Layer | ascend.SumPool):
             reader = (index, layer_name(op))
         elif moves(op) and any(r in found for r in op.results):
             reader = min(found[r] for r in op.results if r in found)
         else:
             continue
-        for operand in data_operands(op) if moves(op) else op.operands[:1]:
+        read = 2 if isinstance(op.kind, ascend.BatchMatMul) else 1
+        for operand in data_operands(op) if moves(op) else op.operands[:read]:
             if operand is not None:
                 found[operand] = min(reader, found.get(operand, reader))
     return {value: name for value, (_, name) in found.items()}
 
 
+PARAMETERS: Mapping[type[OpKind], range] = {ascend.Dequant: range(1, 2), ascend.WeightQuantMatMul: range(2, 4)}
+"""Operands that the file holds in a form of its own, written where they are read."""
+
+
 def _parameters_only(graph: Graph) -> frozenset[Value]:
-    """Packed constants that nothing but dequantizers reads."""
+    """Constants that nothing reads but as parameters."""
     used: set[Value] = set()
     others: set[Value | None] = set(graph.outputs)
     for op in graph.ops:
-        packed = isinstance(op.kind, ascend.Dequant)
-        used.update(o for o in op.operands[1:] if packed and o is not None and constant_data(o) is not None)
-        others.update(op.operands[:1] if packed else op.operands)
-    return frozenset(v for v in used - others if v.type.elem == U64)
+        own = PARAMETERS.get(type(op.kind), range(0))
+        used.update(o for i, o in enumerate(op.operands) if i in own and o is not None and constant_data(o) is not None)
+        others.update(o for i, o in enumerate(op.operands) if i not in own)
+    return frozenset(used - others)
 
 
 def _int4_axes(graph: Graph) -> dict[Value, int]:
     """The axis of input channels of each int4 weight, along which it is packed (N4)."""
     axes: dict[Value, int] = {}
+    unpacked = {op.operands[1] for op in graph.ops if isinstance(op.kind, ascend.WeightQuantMatMul)}
     for op in graph.ops:
         kind, weight = op.kind, op.operand(1)
-        if not isinstance(kind, ascend.Conv | ascend.MatMul) or weight is None or weight.type.elem != I4:
+        if not isinstance(kind, ascend.Layer) or weight is None or weight.type.elem != I4:
             continue
-        conv = isinstance(kind, ascend.Conv)
-        axis = 1 if conv or (isinstance(kind, ascend.MatMul) and kind.trans_b) else 0
+        axis = ascend.weight_input_axis(kind)
         data = constant_data(weight)
-        if data is None or not _packable(kind, data, axis) or axes.setdefault(weight, axis) != axis:
+        packable = data is not None and weight not in unpacked and _packable(kind, data, axis)
+        if not packable or axes.setdefault(weight, axis) != axis:
             raise UnsupportedError(f"the int4 weight {weight.type} cannot be packed along its input channels",
                                    where=layer_name(op), rule="N4", remedy="quantize it to 8 bits")  # fmt: skip
     return axes
+
+
+def _packed(data: Data, axis: int) -> Data:
+    """int4 values two to a byte along ``axis``, packed when they are written."""
+    shape = tuple(d // 2 if i == axis else d for i, d in enumerate(data.shape))
+    return deferred("pack int4", lambda values: pack_int4(values, axis), data, shape=shape, dtype=I8.dtype)
 
 
 def _packable(kind: OpKind, data: Data, axis: int) -> bool:

@@ -14,36 +14,54 @@ _NAMES: dict[ScalarType, str] = {I4: "INT4", I8: "INT8", I16: "INT16", U4: "INT4
 def record_text(graph: Graph) -> str:
     """The record of every layer that reads a dequantized value and a dequantized constant weight, in graph order.
 
-    Unsigned data is recorded as the signed integers the target computes with. Raises :class:`UnsupportedError` where
-    no layer is quantized, for scales per channel of the data and for weights with a zero point (N10), and
-    :class:`InputError` (N25) for values out of the record's limits or layers of one name.
+    So has an average pool on a dequantized value, with the weight scale 1 of the existing tool. Products of two
+    computed sides, tensors quantized alone and weight-only layers have no place in the format. Unsigned data is
+    recorded as the signed integers the target computes with. Raises :class:`UnsupportedError` where no layer is
+    quantized, for scales per channel of the data and for weights with a zero point (N10), and :class:`InputError` (N25)
+    for values out of the record's limits or layers of one name.
     """
-    layers = tuple(r for op in graph.ops if isinstance(op.kind, nn.Layer) for r in (_layer(op),) if r is not None)
+    layers = layer_records(graph)
     if not layers:
         raise UnsupportedError("no layer of this graph is quantized", remedy="run place-qdq and quantize-weights first")
     return format_layers(Record(layers).layers)
 
 
+def layer_records(graph: Graph) -> tuple[LayerRecord, ...]:
+    """The records that :func:`record_text` writes, none for a graph without a layer that has a place in the format."""
+    return tuple(
+        r for op in graph.ops if isinstance(op.kind, nn.Layer | nn.AveragePool) for r in (_layer(op),) if r is not None
+    )
+
+
 def _layer(op: Op) -> LayerRecord | None:
-    data, weight = _dequantized(op.operands[0]), _dequantized(op.operands[1])
-    if data is None or weight is None or constant_data(weight) is None:
+    data, weight = _dequantized(op.operands[0]), _dequantized(op.operand(1))
+    pools = isinstance(op.kind, nn.AveragePool)
+    if data is None or not (pools or (weight is not None and constant_data(weight) is not None)):
         return None
-    layer, x, w = layer_name(op), _quantized(data), _quantized(weight)
+    layer, x = layer_name(op), _quantized(data)
     if x.axis is not None:
         raise UnsupportedError("data quantized per channel", where=layer, remedy="quantize it per tensor")
+    act = _storage_name(x, layer, "data")
+    low, _ = x.storage.integer_range
+    offset = x.zero_points[0] - (0 if low else 1 << (x.storage.bits - 1))
+    if weight is None:
+        return LayerRecord(layer, x.scales[0], offset, (1.0,), (0,), act_type=act)
+    w = _quantized(weight)
     if any(w.zero_points):
         raise UnsupportedError(
             "a weight with a zero point", where=layer, rule="N10", remedy="quantize it symmetrically"
         )
-    act, wts = _NAMES.get(x.storage), _NAMES.get(w.storage)
-    if act is None or wts is None:
-        raise UnsupportedError(f"{x.storage} data and {w.storage} weights", where=layer, remedy="use 4, 8 or 16 bits")
-    low, _ = x.storage.integer_range
-    shift = 0 if low else 1 << (x.storage.bits - 1)
+    wts = _storage_name(w, layer, "weights")
     return LayerRecord(
-        layer, scale_d=x.scales[0], offset_d=x.zero_points[0] - shift, scale_w=w.scales, offset_w=w.zero_points,
-        dst_type=act if act == wts else None, act_type=act, wts_type=wts,
+        layer, x.scales[0], offset, w.scales, w.zero_points, dst_type=act if act == wts else None, act_type=act,
+        wts_type=wts,
     )  # fmt: skip
+
+
+def _storage_name(elem: QuantizedType, layer: str, what: str) -> str:
+    if elem.storage not in _NAMES:
+        raise UnsupportedError(f"{elem.storage} {what}", where=layer, remedy="use 4, 8 or 16 bits")
+    return _NAMES[elem.storage]
 
 
 def _dequantized(value: Value | None) -> Value | None:

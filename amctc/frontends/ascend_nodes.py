@@ -57,10 +57,14 @@ def _dequant(view: NodeView) -> Converted:
         raise UnsupportedError("AscendDequant with sqrt_mode", remedy=REWRITE)
     acc, parameter = required(view), _parameter(view)
     producer = None if acc.producer is None else acc.producer.kind
-    if not isinstance(producer, ascend.Conv | ascend.MatMul) and parameter.type.dims != (1,):
+    if not isinstance(producer, ascend.Layer | ascend.SumPool) and parameter.type.dims != (1,):
         raise UnsupportedError("a scale per channel of something that is no layer", rule="N24", remedy=REWRITE)
-    axis = 1 if isinstance(producer, ascend.Conv) else acc.type.rank - 1
-    return ascend.Dequant(axis, _float_type(view), bool(view.attributes.get("relu_flag", 0))), (acc, parameter)
+    over_channels = isinstance(producer, ascend.Conv | ascend.ConvTranspose | ascend.SumPool)
+    kind = ascend.Dequant(
+        1 if over_channels else acc.type.rank - 1, _float_type(view), bool(view.attributes.get("relu_flag", 0)),
+        producer.area if isinstance(producer, ascend.SumPool) else 1,
+    )  # fmt: skip
+    return kind, (acc, parameter)
 
 
 def _parameter(view: NodeView) -> Value:

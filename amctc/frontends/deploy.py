@@ -8,6 +8,7 @@ int4 values to a byte (N4).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,22 +16,34 @@ import onnx
 from amctc.data import deferred
 from amctc.errors import InputError, UnsupportedError
 from amctc.frontends.ascend_nodes import ASCEND_NODES, REWRITE, required
-from amctc.ir import Graph, Op, Value, apply, const, constant_data, union_origins
+from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name, union_origins
 from amctc.numerics.int4 import unpack_int4
 from amctc.onnx_bridge import import_model
-from amctc.onnx_bridge.converters import Converted, Converter, NodeView, kernel_sizes, max_pool, sliding_window
-from amctc.onnx_bridge.deploy_form import data_operands, moves
+from amctc.onnx_bridge.converters import (
+    Converted,
+    Converter,
+    NodeView,
+    average_pool,
+    kernel_sizes,
+    max_pool,
+    sliding_window,
+)
+from amctc.onnx_bridge.deploy_form import TARGET_KEY, data_operands, moves
 from amctc.onnx_bridge.tensors import ExternalFile
-from amctc.ops import ascend
-from amctc.types import I4, I8, I16, I32, Dim
+from amctc.ops import ascend, nn, quant
+from amctc.types import I4, I8, I16, I32, Dim, QuantizedType
 
 _PREFIX = "Ascend"
 _FLOAT = "leave this layer in float"
 
 
 def is_deploy(model: onnx.ModelProto) -> bool:
-    """True for a model in the deploy form: it has ``Ascend…`` nodes in the default domain."""
-    return any(n.op_type.startswith(_PREFIX) and n.domain in ("", "ai.onnx") for n in model.graph.node)
+    """True for a model in the deploy form: it has ``Ascend…`` nodes in the default domain, or metadata of ours.
+
+    A model of weight-only products (N21) has no such node.
+    """
+    nodes = (n for n in model.graph.node if n.op_type.startswith(_PREFIX))
+    return any(n.domain in ("", "ai.onnx") for n in nodes) or any(p.key == TARGET_KEY for p in model.metadata_props)
 
 
 def import_deploy(model: onnx.ModelProto, external: ExternalFile | None = None) -> Graph:
@@ -51,27 +64,45 @@ class _DeployForm:
 
     def converters(self) -> Mapping[str, Converter]:
         return {
-            **ASCEND_NODES, "Conv": self._conv, "Gemm": self._gemm, "MatMul": self._matmul, "Add": _bias,
-            "MaxPool": _max_pool, "AveragePool": _not_simulated, "ConvTranspose": _not_simulated,
+            **ASCEND_NODES, "Conv": self._conv, "ConvTranspose": self._conv_transpose, "Gemm": self._gemm,
+            "MatMul": self._matmul, "Add": _bias, "MaxPool": _max_pool, "AveragePool": self._average_pool,
             "GlobalAveragePool": _not_simulated,
         }  # fmt: skip
 
     def _conv(self, view: NodeView) -> Converted:
         if not _integer(view):
             return None
-        if view.type().rank < 3:
-            raise InputError(f"an int8 convolution of {view.type()}", remedy=REWRITE)
-        group = int(view.attributes.get("group", 1))
-        weight, kernel = _weight(view, 1, 1, group), kernel_sizes(view)
-        window = None if kernel is None else sliding_window(view, kernel)
-        if window is None:
-            raise UnsupportedError("an int8 convolution with unknown or negative pads", remedy="make the pads explicit")
+        group, window = _convolution(view)
         kind = ascend.Conv(**window, group=group, offset_x=self._offset(view))
-        return kind, (view.operands[0], weight, *view.operands[2:])
+        return kind, (view.operands[0], _weight(view, 1, 1, group), *view.operands[2:])
+
+    def _conv_transpose(self, view: NodeView) -> Converted:
+        if not _integer(view):
+            return None
+        automatic = view.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        if automatic or "output_shape" in view.attributes:
+            raise UnsupportedError("an int8 ConvTranspose with output_shape or auto_pad",
+                                   remedy="make the pads explicit")  # fmt: skip
+        group, window = _convolution(view)
+        extra = tuple(view.attributes.get("output_padding", ()))
+        kind = ascend.ConvTranspose(**window, group=group, output_padding=extra, offset_x=self._offset(view))
+        return kind, (view.operands[0], _weight(view, 0, 1, group), *view.operands[2:])
+
+    def _average_pool(self, view: NodeView) -> Converted:
+        if not _integer(view):
+            return None
+        converted = average_pool(view)
+        assert converted is None or isinstance(converted, tuple)
+        kind = None if converted is None else converted[0]
+        pool = ascend.SumPool.of(kind, view.type(), self._offset(view)) if isinstance(kind, nn.AveragePool) else None
+        if pool is None:
+            raise UnsupportedError("an int8 AveragePool whose windows hold different numbers of inputs", rule="N26",
+                                   remedy=_FLOAT)  # fmt: skip
+        return pool, view.operands[:1]
 
     def _gemm(self, view: NodeView) -> Converted:
         if not _integer(view):
-            return None
+            return _weight_only(view)
         a = view.attributes
         if a.get("transA", 0) or a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0:
             raise UnsupportedError("an int8 Gemm with transA, alpha or beta", remedy="fold them before quantizing")
@@ -83,12 +114,16 @@ class _DeployForm:
 
     def _matmul(self, view: NodeView) -> Converted:
         if not _integer(view):
-            return None
-        return ascend.MatMul(False, self._offset(view)), (view.operands[0], _weight(view, 0, -1))
+            return _weight_only(view)
+        if constant_data(required(view, 1)) is not None:
+            return ascend.MatMul(False, self._offset(view)), (view.operands[0], _weight(view, 0, -1))
+        if self._offset(view) or self._offset(view, 1):
+            raise UnsupportedError("an int8 MatMul of two computed operands that are not symmetric", remedy=_FLOAT)
+        return ascend.BatchMatMul(), view.operands
 
-    def _offset(self, view: NodeView) -> int:
-        """The quantizer's offset of a layer's data, followed back through ops that only move elements."""
-        data = required(view)
+    def _offset(self, view: NodeView, index: int = 0) -> int:
+        """The quantizer's offset of an operand, followed back through ops that only move elements."""
+        data = required(view, index)
         stack = [data]
         while stack:
             value = stack[-1]
@@ -125,6 +160,17 @@ def _agreed(quantizers: list[ascend.Quant]) -> ascend.Quant:
     return first
 
 
+def _convolution(view: NodeView) -> tuple[int, dict[str, Any]]:
+    """Groups and window of an int8 convolution, transposed or not."""
+    if view.type().rank < 3:
+        raise InputError(f"an int8 convolution of {view.type()}", remedy=REWRITE)
+    kernel = kernel_sizes(view)
+    window = None if kernel is None else sliding_window(view, kernel)
+    if window is None:
+        raise UnsupportedError("an int8 convolution with unknown or negative pads", remedy="make the pads explicit")
+    return int(view.attributes.get("group", 1)), window
+
+
 def _integer(view: NodeView) -> bool:
     """True for a layer on int8 data; on other quantized data it is refused, on anything else it is standard ONNX."""
     x = required(view)
@@ -147,6 +193,30 @@ def _weight(view: NodeView, axis: int, data_axis: int, group: int = 1) -> Value:
     return const(unpacked, I4, name=weight.name)
 
 
+def _weight_only(view: NodeView) -> Converted:
+    """A product of float data and a dequantized constant matrix (N21): Gemm or MatMul, standard ONNX otherwise."""
+    x, stored = required(view), _dequantized(view.operand(1))
+    a, gemm = view.attributes, view.node.op_type == "Gemm"
+    factors = gemm and (a.get("transA", 0) or a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0)
+    if stored is None or stored.type.rank != 2 or factors:
+        return None
+    trans_b = bool(gemm and a.get("transB", 0))
+    kind, parameters = ascend.weight_quant_matmul(stored, trans_b=trans_b, layer=view.node.name)
+    return kind, (x, *parameters, view.operand(2))
+
+
+def _dequantized(value: Value | None) -> Value | None:
+    """The constant integers that ``value`` is dequantized from, through a cast to the type of the data."""
+    op = None if value is None else value.producer
+    if op is not None and isinstance(op.kind, nn.Cast) and op.operands[0] is not None:
+        op = op.operands[0].producer
+    stored = op.operands[0] if op is not None and isinstance(op.kind, quant.Dequantize) else None
+    if stored is None or constant_data(stored) is None:
+        return None
+    elem = stored.type.elem
+    return stored if isinstance(elem, QuantizedType) and elem.storage in (I4, I8) else None
+
+
 def _per_column(bias: Value, columns: Dim) -> Value:
     """A constant bias that broadcasts along rows, as ``[columns]``; any other is left for inference to judge."""
     data = constant_data(bias)
@@ -163,15 +233,27 @@ def _bias(view: NodeView) -> Converted:
         return None
     for product, bias in (view.operands, view.operands[::-1]):
         op = None if product is None else product.producer
-        if op is None or bias is None or not isinstance(op.kind, ascend.Conv | ascend.MatMul):
+        if op is None or bias is None:
+            continue
+        if isinstance(op.kind, ascend.WeightQuantMatMul) and _is_own_bias(view, op, bias):
+            origins = union_origins(op.origins, view.origins)
+            operands = (*op.operands, *(None,) * (4 - len(op.operands)), bias)
+            return apply(op.kind, *operands, name=view.node.output[0], origins=origins)
+        if not isinstance(op.kind, ascend.Layer | ascend.SumPool):
             continue
         fitted = _per_column(bias, op.result.type.dims[-1])
-        bare = isinstance(op.kind, ascend.MatMul) and op.operand(2) is None
+        bare = isinstance(op.kind, ascend.MatMul | ascend.BatchMatMul) and op.operand(2) is None
         if not bare or constant_data(bias) is None or bias.type.elem != I32 or fitted.type.rank != 1:
             raise UnsupportedError("an int32 sum that is not the constant bias of a MatMul", rule="N24", remedy=REWRITE)
         origins = union_origins(op.origins, view.origins)
         return apply(op.kind, *op.operands[:2], fitted, name=view.node.output[0], origins=origins)
     return None
+
+
+def _is_own_bias(view: NodeView, op: Op, bias: Value) -> bool:
+    """Whether an addition is what our writer makes of the bias of a weight-only MatMul: it rounds once, with it."""
+    plain = op.operand(4) is None and constant_data(bias) is not None and bias.type.dims == op.result.type.dims[-1:]
+    return plain and view.node.name == f"{layer_name(op)}/bias"
 
 
 def _max_pool(view: NodeView) -> Converted:

@@ -15,9 +15,12 @@ from amctc.interp import Kernel, KernelFactory
 from amctc.ir import Op, layer_name
 from amctc.kernels import integer_epilogue as epilogue
 from amctc.kernels.accumulator_shift import shift_of_field
+from amctc.kernels.integer_batch import BatchProduct
 from amctc.kernels.integer_linear import Accumulator, prepare_conv, prepare_gemm
+from amctc.kernels.integer_transposed import prepare_conv_transpose
 from amctc.kernels.tables import FLOAT, QUANT
 from amctc.kernels.vector_epilogue import dequantize_f16, split_dequant_scale
+from amctc.kernels.weight_only import antiquantized, weight_only_matmul
 from amctc.numerics.fixed_point import unpack_dequant, unpack_requant
 from amctc.numerics.rounding import MAX_FLOAT16, truncate_multiplier
 from amctc.ops import ascend, nn
@@ -45,9 +48,10 @@ class _Kernels:
 
     def table(self) -> dict[type[OpKind], KernelFactory]:
         return {
-            ascend.Quant: self._quant, ascend.Conv: self._conv, ascend.MatMul: self._matmul,
+            ascend.Quant: self._quant, ascend.Conv: self._conv, ascend.ConvTranspose: self._conv_transpose,
+            ascend.MatMul: self._matmul, ascend.BatchMatMul: self._batch_matmul, ascend.SumPool: self._sum_pool,
             ascend.Dequant: self._dequant, ascend.Requant: self._requant, ascend.AntiQuant: self._anti_quant,
-            nn.MaxPool: self._max_pool, nn.Add: self._add,
+            ascend.WeightQuantMatMul: self._weight_quant_matmul, nn.MaxPool: self._max_pool, nn.Add: self._add,
         }  # fmt: skip
 
     def _quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -64,17 +68,17 @@ class _Kernels:
             scale, sqrt_mode = float(np.float32(scale) * np.float32(scale)), False
         return lambda x: epilogue.quantize_fp32(x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode)
 
-    def _watched(self, accumulator: Accumulator, layer: str) -> Callable[[Array], Array]:
-        """The accumulator itself where overflow is impossible, else one that reports every call that overflowed."""
-        if not accumulator.overflow_possible or self._on_overflow is None:
-            return accumulator
+    def _watched(self, kernel: Accumulator | BatchProduct, layer: str) -> Kernel:
+        """The kernel itself where overflow is impossible, else one that reports every call that overflowed."""
+        if not kernel.overflow_possible or self._on_overflow is None:
+            return kernel
         listener = self._on_overflow
 
-        def run(x: Array) -> Array:
-            before = accumulator.overflows
-            acc = accumulator(x)
-            if accumulator.overflows > before:
-                listener(layer, accumulator.overflows - before)
+        def run(*operands: Array) -> Array:
+            before = kernel.overflows
+            acc = kernel(*operands)
+            if kernel.overflows > before:
+                listener(layer, kernel.overflows - before)
             return acc
 
         return run
@@ -96,6 +100,43 @@ class _Kernels:
         accumulator = prepare_gemm(weight.T if kind.trans_b else weight, bias, offset_x=kind.offset_x, wrap=self._wrap)
         return _first(self._watched(accumulator, layer_name(op)))
 
+    def _conv_transpose(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        kind = op.kind
+        assert isinstance(kind, ascend.ConvTranspose)
+        weight, bias = _weights(op, constants)
+        accumulator = prepare_conv_transpose(
+            weight, bias, strides=kind.strides, pads=kind.pads, output_padding=kind.output_padding, group=kind.group,
+            offset_x=kind.offset_x, wrap=self._wrap,
+        )  # fmt: skip
+        return _first(self._watched(accumulator, layer_name(op)))
+
+    def _batch_matmul(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        bias = None if op.operand(2) is None else _constant(op, constants, 2, "the bias")
+        return self._watched(BatchProduct(bias, self._wrap), layer_name(op))
+
+    def _sum_pool(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        k = op.kind
+        assert isinstance(k, ascend.SumPool)
+        return lambda q: epilogue.sum_pool_int8(
+            q, k.offset_x, kernel=k.kernel, strides=k.strides, pads=k.pads, dilations=k.dilations
+        )
+
+    def _weight_quant_matmul(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        kind, profile, x = op.kind, self._profile, op.operands[0]
+        assert isinstance(kind, ascend.WeightQuantMatMul)
+        assert x is not None
+        bias = constants[4] if len(constants) > 4 else None
+        if op.operand(4) is not None and bias is None:
+            raise UnsupportedError("a weight-only layer needs a constant bias", where=layer_name(op))
+        weight = antiquantized(
+            _constant(op, constants, 1, "the weight"), _constant(op, constants, 2, "the weight scale"),
+            None if op.operand(3) is None else _constant(op, constants, 3, "the weight offset"),
+            axis=kind.parameter_axis, group=kind.group,
+            half=x.type.elem == F16 and profile.weight_only_type == "input",
+        )  # fmt: skip
+        matrix = np.ascontiguousarray(weight.T) if kind.trans_b else weight
+        return _first(lambda data: weight_only_matmul(data, matrix, bias, profile.island_overflow))
+
     def _dequant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.Dequant)
@@ -104,7 +145,7 @@ class _Kernels:
         if parameter.dtype == np.uint64:
             scale, field, _ = unpack_dequant(parameter)
             shift = self._shift(field)
-        run = self._dequantize(kind, scale, shift)
+        run = self._dequantize(kind, scale / np.float32(kind.divisor), shift)
         return _first(run if kind.to == F16 else lambda acc: run(acc).astype(kind.to.dtype))
 
     def _dequantize(self, kind: ascend.Dequant, scale: Array, shift: Array) -> Callable[[Array], Array]:
@@ -196,7 +237,7 @@ def _saturating(table: Mapping[type[OpKind], KernelFactory]) -> dict[type[OpKind
     return {kind: saturated(factory) for kind, factory in table.items()}
 
 
-def _first(function: Callable[[Array], Array]) -> Kernel:
+def _first(function: Kernel) -> Kernel:
     """A kernel of its first operand; the others are constants it has already absorbed."""
     return lambda x, *_: function(x)
 

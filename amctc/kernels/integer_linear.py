@@ -28,18 +28,28 @@ MERGED_CHANNELS = 32  # groups are merged into dense blocks up to this many chan
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
-class Accumulator:
-    """An integer linear operation with its weight packed: int8 activations in, int32 accumulators out.
+class OverflowCount:
+    """What happens to accumulators outside int32, and how many there were.
 
-    ``overflow_possible`` is False when the weights prove that no input can leave int32 (|bias′| + 128 · Σ|w| < 2^31 in
-    every channel): then nothing is checked at run time. Otherwise values outside are saturated, or with ``wrap`` taken
-    modulo 2^32 (N7), and ``overflows`` counts them over all calls so far. Either is done once, to the finished sum: in
-    which order the cube adds is not published.
+    ``overflow_possible`` is False when the operands prove that no input can leave int32 (of a constant weight:
+    |bias′| + 128 · Σ|w| < 2^31 in every channel): then nothing is checked at run time. Otherwise values outside are
+    saturated, or with ``wrap`` taken modulo 2^32 (N7), and ``overflows`` counts them over all calls so far. Either is
+    done once, to the finished sum: in which order the cube adds is not published.
     """
 
     def __init__(self, overflow_possible: bool, wrap: bool = False) -> None:
         self.overflow_possible, self._wrap = overflow_possible, wrap
         self.overflows = 0
+
+    def settled(self, sums: Int64) -> Int32:
+        """Finished sums brought into int32, those outside counted."""
+        self.overflows += int(np.count_nonzero((sums < INT32_MIN) | (sums > INT32_MAX)))
+        kept = sums if self._wrap else np.clip(sums, INT32_MIN, INT32_MAX)
+        return kept.astype(np.int32)  # NumPy casts integers modulo 2^32
+
+
+class Accumulator(OverflowCount):
+    """An integer linear operation with its weight packed: int8 activations in, int32 accumulators out."""
 
     def __call__(self, x: Int8) -> Int32:
         """The accumulators of ``x``; shapes as the function that prepared this object says."""
@@ -63,14 +73,24 @@ def prepare_conv(
     1 to 3 spatial axes. The result is channels-last in memory. Raises :class:`LimitError` when bias′ leaves int32,
     :class:`InputError` for shapes, types or an offset that do not fit.
     """
-    _check_operands(weight, bias, weight.shape[0], offset_x)
+    check_operands(weight, bias, weight.shape[0], offset_x)
     if group < 1 or weight.shape[0] % group or weight.ndim < 3:
         raise InputError(f"a weight of shape {weight.shape} cannot have {group} groups")
     window = Window(weight.shape[2:], strides, pads, dilations)
-    folded = fold_offset(weight.reshape(weight.shape[0], -1).sum(axis=1, dtype=np.int64), bias, offset_x)
+    folded = fold_offset(weight_sums(weight), bias, offset_x)
+    return folded_conv(weight, folded, window, group, offset_x, wrap)
+
+
+def folded_conv(weight: Int8, folded: Int64, window: Window, group: int, offset_x: int, wrap: bool) -> Accumulator:
+    """The fastest kernel for a convolution whose bias′ has been computed."""
     if group > 1 and weight.shape[1] == 1 and weight.ndim <= 4:
         return DepthwiseConv(weight, folded, window, group, offset_x, wrap)
     return PatchConv(weight, folded, window, group, offset_x, wrap)
+
+
+def weight_sums(weight: Int8) -> Int64:
+    """Σ w per output channel of a convolution's weight (O, I/group, kernel…)."""
+    return np.asarray(weight.reshape(weight.shape[0], -1).sum(axis=1, dtype=np.int64))
 
 
 def prepare_gemm(weight: Int8, bias: Int32 | None = None, *, offset_x: int = 0, wrap: bool = False) -> Accumulator:
@@ -80,7 +100,7 @@ def prepare_gemm(weight: Int8, bias: Int32 | None = None, *, offset_x: int = 0, 
     """
     if weight.ndim != 2:
         raise InputError(f"the weight of a matrix product has shape {weight.shape}, not (K, N)")
-    _check_operands(weight, bias, weight.shape[1], offset_x)
+    check_operands(weight, bias, weight.shape[1], offset_x)
     return Product(PackedWeight(weight, fold_offset(weight.sum(axis=0, dtype=np.int64), bias, offset_x)), wrap)
 
 
@@ -186,10 +206,7 @@ class DepthwiseConv(Accumulator):
             target[...] = sums
             target += bias.astype(np.int32)
             return
-        wide = sums.astype(np.int64) + bias
-        self.overflows += int(np.count_nonzero((wide < INT32_MIN) | (wide > INT32_MAX)))
-        kept = wide if self._wrap else np.clip(wide, INT32_MIN, INT32_MAX)
-        target[...] = kept.astype(np.int32)  # NumPy casts integers modulo 2^32
+        target[...] = self.settled(sums.astype(np.int64) + bias)
 
 
 def merge_groups(weight: Int8, group: int) -> Int8:
@@ -207,7 +224,8 @@ def merge_groups(weight: Int8, group: int) -> Int8:
     return operands.reshape(group // merged, taps * merged * per_group, merged * outputs)
 
 
-def _check_operands(weight: Array, bias: Array | None, outputs: int, offset_x: int) -> None:
+def check_operands(weight: Array, bias: Array | None, outputs: int, offset_x: int) -> None:
+    """Element types and the shape of the bias of an integer layer; :class:`InputError` where they do not fit."""
     if weight.dtype != np.int8:
         raise InputError(f"an integer kernel takes int8 weights, not {weight.dtype}", rule="N7")
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (outputs,)):

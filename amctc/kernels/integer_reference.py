@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amctc.kernels.windows import trailing
+
 Array = NDArray[Any]
 Int32 = NDArray[np.int32]
 
@@ -42,6 +44,39 @@ def reference_conv(
                 met = met.take(range(start, start + stride * count, stride), axis=axis + 1)
             acc[:, channel] += int(weight[(channel, *tap)]) * met
     return _settle(np.moveaxis(acc, 1, -1), weight.reshape(len(weight), -1).T, bias, offset_x, -1, 1)
+
+
+def reference_conv_transpose(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    output_padding: tuple[int, ...] = (),
+    group: int = 1,
+    offset_x: int = 0,
+) -> Int32:
+    """saturate32(Σ w · (q − offset_x) + bias), each input spread over the outputs it meets (N7, N8).
+
+    Shapes as :func:`amctc.kernels.integer_transposed.prepare_conv_transpose`.
+    """
+    batch, channels, *spatial = x.shape
+    rank, kernel, per_group = len(spatial), weight.shape[2:], weight.shape[1]
+    extra = output_padding or (0,) * rank
+    full = [s * (n - 1) + k + e for s, n, k, e in zip(strides, spatial, kernel, extra, strict=True)]
+    acc = np.zeros((batch, per_group * group, *full), np.int64)
+    for channel, output in np.ndindex(channels, per_group):
+        target = channel // (channels // group) * per_group + output
+        for position in np.ndindex(*spatial):
+            corner = [s * i for s, i in zip(strides, position, strict=True)]
+            met = (slice(None), target, *(slice(c, c + k) for c, k in zip(corner, kernel, strict=True)))
+            real = x[(slice(None), channel, *position)].astype(np.int64) - offset_x
+            acc[met] += real.reshape(-1, *(1,) * rank) * weight[channel, output].astype(np.int64)
+    kept = [slice(p, n - e) for p, e, n in zip(pads[:rank], pads[rank:], full, strict=True)]
+    acc = acc[trailing(kept)] + (0 if bias is None else bias.astype(np.int64).reshape(-1, *(1,) * rank))
+    saturated: Int32 = np.clip(acc, -(2**31), 2**31 - 1).astype(np.int32)
+    return saturated
 
 
 def reference_gemm(x: Array, weight: Array, bias: Array | None = None, *, offset_x: int = 0) -> Int32:

@@ -207,7 +207,7 @@ def _dequantize(op: Op, constants: Sequence[Array | None]) -> Kernel:
     elem = operand.type.elem
     assert isinstance(elem, QuantizedType)
     return lambda q: dequantize_linear(
-        q, elem.scale_array, elem.zero_point_array, axis=elem.axis, dtype=elem.expressed.dtype
+        q, elem.scale_array, elem.zero_point_array, axis=elem.axis, block=elem.block, dtype=elem.expressed.dtype
     )
 
 

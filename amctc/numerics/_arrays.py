@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,6 +43,18 @@ def require_positive_scales(scale: AnyArray, what: str, rule: str | None = None)
     require_finite(scale, what, rule)
     if not (scale > 0).all():
         raise InputError(f"{what} must be greater than zero", rule=rule)
+
+
+def per_block(values: AnyArray, shape: tuple[int, ...], axis: int, block: int) -> AnyArray:
+    """``values``, one for each ``block`` elements along ``axis`` of an array of ``shape``, repeated to that shape.
+
+    They come in row-major order of an array of ``shape`` whose ``axis`` counts the blocks.
+    """
+    blocks = (*shape[:axis], -(-shape[axis] // block), *shape[axis + 1 :])
+    if values.size != math.prod(blocks):
+        raise InputError(f"{values.size} values for blocks of {block} along axis {axis} of {list(shape)}")
+    kept = (slice(None),) * axis + (slice(shape[axis]),)
+    return np.repeat(values.reshape(blocks), block, axis)[kept]
 
 
 def along_axis(values: AnyArray, ndim: int, axis: int | None) -> AnyArray:

@@ -14,6 +14,7 @@ from amctc.numerics._arrays import (
     Int8Array,
     along_axis,
     float32_array,
+    per_block,
     require_finite,
     require_positive_scales,
 )
@@ -63,19 +64,33 @@ def dequantize_linear(
     zero_point: npt.ArrayLike,
     *,
     axis: int | None = None,
+    block: int = 0,
     dtype: npt.DTypeLike = np.float32,
 ) -> AnyArray:
     """ONNX DequantizeLinear: (q - zero_point) · scale, one float32 multiplication, then cast to ``dtype``.
 
-    ``scale`` and ``zero_point`` as in :func:`quantize_linear`. Raises InputError for scales not finite and positive.
+    ``scale`` and ``zero_point`` as in :func:`quantize_linear`; with ``block`` one for each ``block`` elements along
+    ``axis``, in row-major order of an array whose ``axis`` counts the blocks. Raises InputError for scales not finite
+    and positive.
     """
     codes = np.asarray(q)
     scales, zeros = float32_array(scale), np.asarray(zero_point)
     require_positive_scales(scales, "the quantization scale")
-    difference = codes.astype(np.int64) - along_axis(zeros.astype(np.int64), codes.ndim, axis)
+    difference = codes.astype(np.int64) - spread(zeros.astype(np.int64), codes.shape, axis=axis, block=block)
     with np.errstate(over="ignore", under="ignore"):
-        real = np.asarray(difference).astype(np.float32) * along_axis(scales, codes.ndim, axis)
+        real = np.asarray(difference).astype(np.float32) * spread(scales, codes.shape, axis=axis, block=block)
         return np.asarray(real).astype(dtype)
+
+
+def spread(values: AnyArray, shape: tuple[int, ...], *, axis: int | None, block: int = 0) -> AnyArray:
+    """Scales or zero points in a shape that broadcasts over an array of ``shape``.
+
+    ``values`` are one for all, one along ``axis``, or one for each ``block`` elements along it, as in
+    :func:`dequantize_linear`.
+    """
+    if axis is not None and block and values.size > 1:
+        return per_block(values.reshape(-1), shape, axis, block)
+    return along_axis(values, len(shape), axis)
 
 
 def quantize_weight(w: npt.ArrayLike, scales: npt.ArrayLike, *, axis: int | None, bits: int = 8) -> Int8Array:

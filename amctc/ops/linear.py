@@ -63,6 +63,30 @@ class ConvWindow(Windowed):
             self.require(b.rank == 1 and dims_agree(b.dims[0], out), 4, f"bias {b} for {out} output channels")
 
 
+def transposed_shape(
+    kind: ConvWindow, x: TensorType, w: TensorType, b: TensorType | None, output_padding: tuple[int, ...]
+) -> Shape:
+    """Shape of a transposed convolution: C1 ranks, C2 windows, C3 groups, C4 bias, C6 sizes, C7 output padding."""
+    kind.require(x.rank >= 3 and x.rank == w.rank, 1, f"x {x} and w {w} need one rank of at least 3")
+    spatial = x.rank - 2
+    kind.check_windows(spatial)
+    channels, per_group, *kernel = w.dims
+    kind.require(dims_agree(x.dims[1], channels), 3, f"{x.dims[1]} channels in the data, {channels} in the weight")
+    kind.require(kind.group >= 1 and (not isinstance(channels, int) or channels % kind.group == 0), 3,
+                 f"{channels} channels in {kind.group} groups")  # fmt: skip
+    kind.require(len(output_padding) in (0, spatial), 7, "one output padding per spatial axis")
+    out = per_group * kind.group if isinstance(per_group, int) else None
+    kind.check_bias(b, out)
+    extra = output_padding or (0,) * spatial
+    sizes = tuple(
+        transposed_output(d, k, kind.strides[i], kind.pads[i], kind.pads[spatial + i], kind.dilations[i], extra[i])
+        if isinstance(k, int) else None
+        for i, (d, k) in enumerate(zip(x.dims[2:], kernel, strict=True))
+    )  # fmt: skip
+    kind.require(all(not isinstance(d, int) or d >= 0 for d in sizes), 6, f"a negative size in {list(sizes)}")
+    return x.dims[0], out, *sizes
+
+
 def unpack(operands: tuple[TensorType | None, ...]) -> tuple[TensorType, TensorType, TensorType | None]:
     """(data, weight, bias or None) of a layer whose arity has been checked."""
     x, w, b = (*operands, None)[:3]
@@ -95,25 +119,7 @@ class ConvTranspose(ConvWindow):
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         """C1 ranks, C2 windows, C3 groups, C4 bias, C5 element types, C7 output padding."""
         elem = same_float(self, 5, *operands)
-        x, w, b = unpack(operands)
-        self.require(x.rank >= 3 and x.rank == w.rank, 1, f"x {x} and w {w} need one rank of at least 3")
-        spatial = x.rank - 2
-        self.check_windows(spatial)
-        channels, per_group, *kernel = w.dims
-        self.require(dims_agree(x.dims[1], channels), 3, f"{x.dims[1]} channels in the data, {channels} in the weight")
-        self.require(self.group >= 1 and (not isinstance(channels, int) or channels % self.group == 0), 3,
-                     f"{channels} channels in {self.group} groups")  # fmt: skip
-        self.require(len(self.output_padding) in (0, spatial), 7, "one output padding per spatial axis")
-        out = per_group * self.group if isinstance(per_group, int) else None
-        self.check_bias(b, out)
-        extra = self.output_padding or (0,) * spatial
-        sizes = tuple(
-            transposed_output(d, k, self.strides[i], self.pads[i], self.pads[spatial + i], self.dilations[i], extra[i])
-            if isinstance(k, int) else None
-            for i, (d, k) in enumerate(zip(x.dims[2:], kernel, strict=True))
-        )  # fmt: skip
-        self.require(all(not isinstance(d, int) or d >= 0 for d in sizes), 6, f"a negative size in {list(sizes)}")
-        return (TensorType((x.dims[0], out, *sizes), elem),)
+        return (TensorType(transposed_shape(self, *unpack(operands), self.output_padding), elem),)
 
 
 @register("nn.gemm", "x w b?", Trait.LINEAR_LAYER)

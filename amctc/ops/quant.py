@@ -16,7 +16,8 @@ from amctc.types import I32, QuantizedType, TensorType
 class Observe(OpKind):
     """x itself, annotated with what calibration saw: the fields of :class:`amctc.numerics.histogram.Histogram`.
 
-    The statistics sit in the graph, so a rewrite that moves or copies the value carries them along.
+    ``average`` is the range averaged over batches, (low, high), or empty where nobody asked for it. The statistics sit
+    in the graph, so a rewrite that moves or copies the value carries them along.
     """
 
     counts: Data
@@ -25,15 +26,18 @@ class Observe(OpKind):
     high: float
     count: int
     zeros: int = 0
+    average: tuple[float, ...] = ()
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
-        """C1 floating point, C2 low <= high, C3 an even number of bins."""
+        """C1 floating point, C2 low <= high, C3 an even number of bins, C4 an average has two ends."""
         (x,) = operands
         assert x is not None
         self.require(x.is_float, 1, f"{x} is not floating point")
         self.require(self.low <= self.high, 2, f"observed range [{self.low}, {self.high}]")
         bins = self.counts.shape
         self.require(len(bins) == 1 and bins[0] % 2 == 0, 3, "bins come in pairs around zero")
+        ends = self.average
+        self.require(not ends or (len(ends) == 2 and ends[0] <= ends[1]), 4, f"averaged range {list(ends)}")
         return (x,)
 
     @property
@@ -42,9 +46,15 @@ class Observe(OpKind):
         return Histogram(self.counts.read(), self.exponent, self.low, self.high, self.count, self.zeros)
 
     @staticmethod
-    def of(h: Histogram) -> Observe:
-        """The op kind that carries ``h``."""
-        return Observe(ArrayData(h.counts), h.exponent, h.low, h.high, h.count, h.zeros)
+    def of(h: Histogram, average: tuple[float, ...] = ()) -> Observe:
+        """The op kind that carries ``h`` and a range averaged over batches."""
+        return Observe(ArrayData(h.counts), h.exponent, h.low, h.high, h.count, h.zeros, average)
+
+    def merged(self, other: Observe) -> Observe:
+        """What was seen of both values: one histogram, and the hull of the averaged ranges where both have one."""
+        both = self.average and other.average
+        hull = (min(self.average[0], other.average[0]), max(self.average[1], other.average[1])) if both else ()
+        return Observe.of(self.histogram.merged(other.histogram), hull)
 
 
 @register("quant.quantize", "x", Trait.ELEMENTWISE)
@@ -55,10 +65,11 @@ class Quantize(OpKind):
     to: QuantizedType
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
-        """C1: the operand has the type ``to`` expresses."""
+        """C1: the operand has the type ``to`` expresses; C2: no blocks, which only weights have."""
         (x,) = operands
         assert x is not None
         self.require(x.elem == self.to.expressed, 1, f"{x.elem} quantized to {self.to}")
+        self.require(self.to.block == 0, 2, f"data quantized in blocks of {self.to.block}")
         return (TensorType(x.shape, self.to),)
 
 
@@ -82,6 +93,8 @@ def dequantized(data: Data, elem: QuantizedType) -> Data:
     dtype = elem.expressed.dtype
     return deferred(
         "dequantize",
-        lambda q: dequantize_linear(q, elem.scale_array, elem.zero_point_array, axis=elem.axis, dtype=dtype),
+        lambda q: dequantize_linear(
+            q, elem.scale_array, elem.zero_point_array, axis=elem.axis, block=elem.block, dtype=dtype
+        ),
         data, shape=data.shape, dtype=dtype,
     )  # fmt: skip

@@ -151,6 +151,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "storage": _storages,
     "sparsity_4_2": _flag,
     "sqrt_mode_squares": _flag,
+    "batch_matmul_int8": _flag,
+    "weight_only": _flag,
     "c0": _blocks,
     "tile": _tiles,
     "cube_cores": _positive,

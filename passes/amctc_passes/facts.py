@@ -56,13 +56,18 @@ def is_quantized(value: Value | None) -> bool:
     return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Dequantize)
 
 
-def quantized_type(value: Value | None) -> QuantizedType:
-    """The quantized type under a dequantized value."""
+def stored_under(value: Value | None) -> Value:
+    """The integers under a dequantized value."""
     assert value is not None
     assert value.producer is not None
-    source = value.producer.operands[0]
-    assert source is not None
-    elem = source.type.elem
+    integers = value.producer.operands[0]
+    assert integers is not None
+    return integers
+
+
+def quantized_type(value: Value | None) -> QuantizedType:
+    """The quantized type under a dequantized value."""
+    elem = stored_under(value).type.elem
     assert isinstance(elem, QuantizedType)
     return elem
 
@@ -103,7 +108,7 @@ def sparse_obstacle(op: Op) -> str | None:
     """
     kind, w = op.kind, op.operands[1]
     assert w is not None
-    if isinstance(kind, nn.Conv | nn.ConvTranspose | ascend.Conv) and kind.group != 1:
+    if getattr(kind, "group", 1) != 1:
         return "a grouped convolution"
     if isinstance(kind, nn.MatMul) and w.type.rank != 2:
         return "the constant side is no matrix"
@@ -114,17 +119,15 @@ def sparse_obstacle(op: Op) -> str | None:
 def _input_axis(op: Op) -> int:
     kind, w = op.kind, op.operands[1]
     assert w is not None
-    if isinstance(kind, ascend.Conv):
-        return 1
-    if isinstance(kind, ascend.MatMul):
-        return 1 if kind.trans_b else 0
+    if isinstance(kind, ascend.Layer):
+        return ascend.weight_input_axis(kind)
     assert isinstance(kind, nn.Layer)
     return nn.weight_input_axis(kind, w.type)
 
 
 def _dense(graph: Graph) -> str | None:
     for op in graph.ops:
-        if not isinstance(op.kind, nn.Layer | ascend.Conv | ascend.MatMul):
+        if not isinstance(op.kind, nn.Layer | ascend.Layer):
             continue
         weight = _weight(op) if sparse_obstacle(op) is None else None
         if weight is not None and not has_n_of_m(weight, axis=_input_axis(op)):

@@ -86,7 +86,8 @@ def _demoted(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tu
         return None  # each reader decides: parameters of integer ops stay as they are
     if isinstance(kind, ascend.Dequant | ascend.AntiQuant):
         return (apply(replace(kind, to=F16), *operands),) if kind.to == F32 else None
-    if isinstance(kind, ascend.KINDS):
+    weight_only = isinstance(kind, ascend.WeightQuantMatMul)
+    if isinstance(kind, ascend.KINDS) and not weight_only:
         return None
     if isinstance(kind, Node):
         return _carried(op, operands, profile)
@@ -99,7 +100,9 @@ def _demoted(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tu
     if not any(r.type.elem == F32 for r in op.results):
         return None
     in_half = _precision(op, operands, profile) == "f16"
-    made = tuple(None if o is None else half(o) for o in operands) if in_half else _wide(op, operands)
+    own = (1, 2, 3) if weight_only else ()  # the weight, its scales and offsets stay as they are
+    halves = tuple(o if o is None or i in own else half(o) for i, o in enumerate(operands))
+    made = halves if in_half else _wide(op, operands)
     return None if made == op.operands else build(kind, *made, names=tuple(r.name for r in op.results)).results
 
 

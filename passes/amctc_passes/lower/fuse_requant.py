@@ -22,7 +22,8 @@ from amctc_patterns import requant
 class FuseRequant(Pass):
     """Fuse dequant + activation + quant into requant where the target does (N17 to N19), and relu into dequant (N12).
 
-    Quantizers move before max pooling and concatenation first, where the profile says the target works on int8 there.
+    Quantizers move before max pooling and concatenation first, where the profile says the target works on int8 there;
+    where it says that the target averages in float16, AveragePool leaves the integers (N26).
     Fused and unfused forms give different numbers, so the interpreter runs this on every deploy file it loads.
     """
 
@@ -36,14 +37,17 @@ class FuseRequant(Pass):
             load_profile(self.target)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        """Share equal quantizers, then rewrite to a fixpoint."""
-        profile = load_profile(self.target) if self.target else context.target
-        return apply_rewrites(_shared_quantizers(graph), self.rewrites(profile), context.log)
+        """Share equal quantizers and rewrite, again where quantizers that were moved met."""
+        rules = self.rewrites(load_profile(self.target) if self.target else context.target)
+        before: Graph | None = None
+        while graph is not before:
+            before, graph = graph, apply_rewrites(_shared_quantizers(graph), rules, context.log)
+        return graph
 
     @staticmethod
     def rewrites(profile: Profile) -> tuple[Rewrite, ...]:
         """The fusions that ``profile`` makes."""
-        rules: list[Rewrite] = []
+        rules: list[Rewrite] = [] if profile.average_pool_int8 == "requant" else [requant.average_in_float]
         if profile.requant != "unfused":
             if profile.max_pool_int8 == "int8":
                 rules.append(requant.quantize_before_pool)

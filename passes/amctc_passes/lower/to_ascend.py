@@ -10,11 +10,10 @@ import numpy as np
 from amctc.contract import Contract, Lossy
 from amctc.errors import UnsupportedError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
-from amctc.numerics.bias import accumulator_scale
 from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
-from amctc.types import QuantizedType
+from amctc.types import I8, QuantizedType
 from amctc_passes.facts import (
     BIASES_QUANTIZED,
     LOWERED,
@@ -25,7 +24,9 @@ from amctc_passes.facts import (
     has_quantizer,
     is_quantized,
     quantized_type,
+    stored_under,
 )
+from amctc_passes.quantize.layers import accumulator_scales, weight_only_obstacle
 
 
 @register
@@ -45,10 +46,11 @@ class ToAscend(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Convert op by op; integers keep flowing through pools and reshapes."""
-        return convert(graph, lambda op, operands: _lowered(op, operands))
+        pools_integers = context.target.max_pool_int8 == "int8"
+        return convert(graph, lambda op, operands: _lowered(op, operands, pools_integers))
 
 
-def _lowered(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+def _lowered(op: Op, operands: tuple[Value | None, ...], pools_integers: bool) -> tuple[Value, ...] | None:
     kind = op.kind
     if isinstance(kind, quant.Quantize):
         return (_quant(op, operands[0], kind.to),)
@@ -56,6 +58,12 @@ def _lowered(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | 
         return _dequantize(op, operands[0])
     if isinstance(kind, nn.Layer) and is_quantized(op.operands[0]) and is_quantized(op.operands[1]):
         return (_layer(op, operands),)
+    if isinstance(kind, nn.MatMul | nn.Gemm) and is_quantized(op.operands[1]):
+        return _weight_only(op, operands)
+    if isinstance(kind, nn.AveragePool) and is_quantized(op.operands[0]):
+        return _average(op, operands[0])
+    if isinstance(kind, nn.MaxPool) and is_quantized(op.operands[0]) and pools_integers:
+        return _maximum(kind, operands[0])
     data = constant_data(op.results[0])
     elem = op.results[0].type.elem
     if data is not None and isinstance(elem, QuantizedType):
@@ -64,7 +72,10 @@ def _lowered(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | 
 
 
 def _quant(op: Op, source: Value | None, to: QuantizedType) -> Value:
-    """AscendQuant holds the reciprocal of the step in float32 (N1)."""
+    """AscendQuant holds the reciprocal of the step in float32 (N1). What has just that type is taken as it is."""
+    anti = _anti_quant(source)
+    if anti is not None and anti.kind == _undone(to) and _looked_through(source).type.elem == to.storage:
+        return _looked_through(source)
     if not has_quantizer(to):
         raise UnsupportedError(f"no quantizer of the target gives {to}", where=layer_name(op),
                                remedy="quantize activations per tensor to the whole range of int8")  # fmt: skip
@@ -82,7 +93,12 @@ def _dequantize(op: Op, stored: Value | None) -> tuple[Value, ...]:
         return (const(quant.dequantized(data, elem), name=op.result.name),)
     if elem.axis is not None:
         raise UnsupportedError("an activation quantized per channel", where=layer_name(op))
-    return (apply(ascend.AntiQuant(elem.scales[0], -elem.zero_points[0]), stored),)
+    return (apply(_undone(elem), stored),)
+
+
+def _undone(elem: QuantizedType) -> ascend.AntiQuant:
+    """What gives the values back that integers of this type stand for (N20)."""
+    return ascend.AntiQuant(elem.scales[0], -elem.zero_points[0])
 
 
 def _layer(op: Op, operands: tuple[Value | None, ...]) -> Value:
@@ -92,41 +108,79 @@ def _layer(op: Op, operands: tuple[Value | None, ...]) -> Value:
     activation, weight = quantized_type(op.operands[0]), quantized_type(op.operands[1])
     bias = None if op.operand(2) is None else _integers(op.operand(2))
     stored = _looked_through(operands[0])
-    offset = activation.zero_points[0]
-    integer = _integer_kind(kind, offset)
-    acc = apply(integer, stored, _integers(op.operands[1]), bias)
-    scale = const(accumulator_scale(weight.scale_array, np.float32(activation.scales[0])),
-                  name=f"{layer_name(op)}.dequant.param")  # fmt: skip
+    if constant_data(stored_under(op.operands[1])) is None:
+        acc = apply(ascend.BatchMatMul(), stored, _looked_through(operands[1]), bias)
+    else:
+        acc = apply(_integer_kind(kind, activation.zero_points[0]), stored, _integers(op.operands[1]), bias)
+    parameter = const(accumulator_scales(kind, activation, weight), name=f"{layer_name(op)}.dequant.param")
     axis = nn.result_channel_axis(kind, acc.type.rank)
     if kind.activation is None:
-        return apply(ascend.Dequant(axis), acc, scale)
-    return apply(kind.activation, apply(ascend.Dequant(axis), acc, scale))
+        return apply(ascend.Dequant(axis), acc, parameter)
+    return apply(kind.activation, apply(ascend.Dequant(axis), acc, parameter))
 
 
-def _integer_kind(kind: nn.Layer, offset: int) -> ascend.Conv | ascend.MatMul:
+def _integer_kind(kind: nn.Layer, offset: int) -> ascend.Conv | ascend.ConvTranspose | ascend.MatMul:
     if isinstance(kind, nn.Conv):
         return ascend.Conv(kind.strides, kind.pads, kind.dilations, kind.group, offset)
     if isinstance(kind, nn.ConvTranspose):
-        raise UnsupportedError("int8 ConvTranspose is not simulated yet", remedy="run legalize before to-ascend")
+        window = kind.strides, kind.pads, kind.dilations, kind.group
+        return ascend.ConvTranspose(*window, kind.output_padding, offset)
     return ascend.MatMul(isinstance(kind, nn.Gemm) and kind.trans_b, offset)
+
+
+def _weight_only(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+    """The product of float data and integer weights (N21), and the activation; other forms take the float weights."""
+    kind, x, bias = op.kind, operands[0], operands[2] if len(operands) > 2 else None
+    stored = stored_under(op.operands[1])
+    assert isinstance(kind, nn.MatMul | nn.Gemm)
+    assert x is not None
+    if constant_data(stored) is None or weight_only_obstacle(op) is not None:
+        return None
+    trans_b = isinstance(kind, nn.Gemm) and kind.trans_b
+    product, parameters = ascend.weight_quant_matmul(stored, trans_b=trans_b, layer=layer_name(op))
+    y = apply(product, x, *parameters, bias)
+    return (y if kind.activation is None else apply(kind.activation, y),)
+
+
+def _average(op: Op, data: Value | None) -> tuple[Value, ...] | None:
+    """The sum of each window, and AscendDequant by scale_d over its positions (N26)."""
+    kind, stored = op.kind, _looked_through(data)
+    assert isinstance(kind, nn.AveragePool)
+    elem = quantized_type(op.operands[0])
+    pool = ascend.SumPool.of(kind, stored.type, elem.zero_points[0])
+    if pool is None:
+        raise UnsupportedError("an int8 average of windows that hold different numbers of inputs",
+                               where=layer_name(op), rule="N26", remedy="run legalize before to-ascend")  # fmt: skip
+    parameter = const(elem.scale_array, name=f"{layer_name(op)}.dequant.param")
+    return (apply(ascend.Dequant(1, divisor=pool.area), apply(pool, stored), parameter),)
+
+
+def _maximum(kind: nn.MaxPool, data: Value | None) -> tuple[Value, ...] | None:
+    """The largest integer stands for the largest value (N26, max_pool_int8)."""
+    anti = _anti_quant(data)
+    if anti is None or anti.operands[0] is None or anti.operands[0].type.elem != I8:
+        return None
+    return (apply(anti.kind, apply(kind, anti.operands[0])),)
+
+
+def _anti_quant(value: Value | None) -> Op | None:
+    """The AscendAntiQuant that gives ``value``, if one does."""
+    op = None if value is None else value.producer
+    return op if op is not None and isinstance(op.kind, ascend.AntiQuant) else None
 
 
 def _looked_through(value: Value | None) -> Value:
     """The integers under the AscendAntiQuant that a float reader would need."""
-    assert value is not None
-    assert value.producer is not None
-    assert isinstance(value.producer.kind, ascend.AntiQuant)
-    stored = value.producer.operands[0]
+    anti = _anti_quant(value)
+    assert anti is not None
+    stored = anti.operands[0]
     assert stored is not None
     return stored
 
 
 def _integers(dequantized: Value | None) -> Value:
     """The constant integers under a dequantizer, as plain storage."""
-    assert dequantized is not None
-    assert dequantized.producer is not None
-    stored = dequantized.producer.operands[0]
-    assert stored is not None
+    stored = stored_under(dequantized)
     data, elem = constant_data(stored), stored.type.elem
     assert data is not None
     assert isinstance(elem, QuantizedType)

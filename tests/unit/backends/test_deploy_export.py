@@ -15,10 +15,14 @@ from amctc.backends.onnx_file import is_lowered, model_bytes, save
 from amctc.errors import UnsupportedError
 from amctc.frontends.deploy import import_deploy
 from amctc.frontends.onnx_file import load
+from amctc.interp import evaluate
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
+from amctc.kernels.ascend_table import ascend_table
 from amctc.numerics.fixed_point import pack_dequant
 from amctc.numerics.int4 import pack_int4
+from amctc.onnx_bridge.runtime import open_session
 from amctc.ops import ascend, nn
+from amctc.targets import load_profile
 from amctc.text import print_graph
 from amctc.types import F16, F32, I4, I16, ScalarType, TensorType
 
@@ -107,6 +111,85 @@ def rich_graph() -> Graph:
     return graph_of(x, *ends, b, real, half, wide, amctc__target="ascend910b1", amctc__fusion="requant")
 
 
+def layers_graph() -> Graph:
+    """Transposed convolutions, average pools, a product of two computed sides, tensors quantized alone."""
+    x = image()
+    q = quantized(x)
+    up = apply(ascend.ConvTranspose((2, 2), (1, 0, 1, 1), (1, 1), 2, (1, 0), -5), q,
+               integers(4, 3, 3, 2, name="t.weight"), const(np.arange(6, dtype=np.int32), name="t.bias"), name="t/acc",
+               origins=origin("t", "ConvTranspose"))  # fmt: skip
+    fours = apply(ascend.ConvTranspose((1, 1), (0, 0, 0, 0), (1, 1), 1, (), -5), q,
+                  integers(4, 5, 1, 1, name="u.weight", elem=I4), name="u/acc",
+                  origins=origin("u", "ConvTranspose"))  # fmt: skip
+    mean = apply(ascend.SumPool((2, 1), (1, 0, 1, 1), (1, 1), (3, 2), -5), q, name="p/acc",
+                 origins=origin("p", "AveragePool"))  # fmt: skip
+    largest = apply(nn.MaxPool(**{**WINDOW, "pads": (0, 0, 0, 0)}, kernel=(2, 2)), q, name="largest")
+    left, right = quantized(x, "left", 0), quantized(x, "right", 0)
+    scores = apply(ascend.BatchMatMul(), left, right, const(np.arange(6, dtype=np.int32), name="s.bias"), name="s/acc",
+                   origins=origin("s", "MatMul"))  # fmt: skip
+    ends = [
+        apply(ascend.Dequant(1), up, words(6, "t.dequant.param"), name="t/y", origins=origin("t", "ConvTranspose")),
+        apply(ascend.Dequant(1), fours, words(5, "u.dequant.param"), name="u/y", origins=origin("u", "ConvTranspose")),
+        apply(ascend.Dequant(1, divisor=6), mean, words(1, "p.dequant.param"), name="p/y",
+              origins=origin("p", "AveragePool")),
+        apply(ascend.Dequant(3), scores, words(1, "s.dequant.param"), name="s/y", origins=origin("s", "MatMul")),
+        apply(ascend.AntiQuant(0.25, 5), largest, name="largest/y"),
+    ]  # fmt: skip
+    return graph_of(x, *ends)
+
+
+def weight_only(
+    name: str, x: Value, weight: Value, sizes: tuple[int, ...], *, group: int = 0, trans_b: bool = False,
+    offsets: bool = False, bias: bool = False, op_type: str = "Gemm",
+) -> Value:  # fmt: skip
+    kind, columns = ascend.WeightQuantMatMul(trans_b, group), weight.type.dims[0 if trans_b else 1]
+    scale = const(RANDOM.uniform(0.01, 0.1, sizes).astype(np.float32), name=f"{name}.scale")
+    offset = const(RANDOM.integers(-7, 9, sizes).astype(np.int32), name=f"{name}.offset") if offsets else None
+    b = const(np.ones(columns, x.type.elem.dtype), name=f"{name}.bias") if bias else None
+    return apply(kind, x, weight, scale, offset, b, name=f"{name}/y", origins=origin(name, op_type))
+
+
+def weight_only_graph(elem: ScalarType = F32) -> Graph:
+    """Every form of scales; int4 and int8; Gemm, MatMul with and without its bias; no node of the target's own."""
+    x = GraphInput("x", TensorType(("N", 6), elem))
+    rows = GraphInput("rows", TensorType(("N", 3, 6), elem))
+    outputs = (
+        weight_only("a", x, integers(6, 4, name="a.weight"), (4,), bias=True),
+        weight_only("b", x, integers(4, 6, name="b.weight", elem=I4), (4, 2), group=4, trans_b=True, offsets=True),
+        weight_only("c", rows, integers(6, 4, name="c.weight"), (3, 4), group=2, bias=True, op_type="MatMul"),
+        weight_only("d", rows, integers(6, 4, name="d.weight", elem=I4), (1,), offsets=True, op_type="MatMul"),
+    )
+    names = tuple(f"y{i}" for i in range(len(outputs)))
+    return Graph((x, rows), outputs, names, "net").with_metadata(amctc__target="ascend910b1")
+
+
+def weight_only_half() -> Graph:
+    return weight_only_graph(F16)
+
+
+def test_weight_only_layers_are_standard_onnx() -> None:
+    """ONNX Runtime, which multiplies in float32, agrees with the target's kernel on float32 data."""
+    graph = weight_only_graph()
+    model = export_deploy(graph)
+    assert [o.version for o in model.opset_import] == [21]
+    onnx.checker.check_model(model)
+    feeds = {v.name: RANDOM.standard_normal((2, *v.type.dims[1:])).astype(np.float32) for v in graph.inputs}
+    ours = evaluate(graph, feeds, ascend_table(load_profile("ascend910b1")))
+    theirs = open_session(model.SerializeToString(), optimise=False).run(None, feeds)
+    for name, array in zip(graph.output_names, theirs, strict=True):
+        np.testing.assert_allclose(ours[name], array, rtol=1e-4, atol=1e-4)  # sums of six terms of at most 40
+    eights = Graph(graph.inputs[:1], graph.outputs[:1], ("y",))
+    assert [o.version for o in export_deploy(eights).opset_import] == [17]
+
+
+def test_a_divided_scale_belongs_to_a_pool() -> None:
+    graph = conv_graph()
+    dequant = graph.outputs[0].producer.operands[0].producer  # type: ignore[union-attr]
+    y = apply(ascend.Dequant(1, divisor=4), *dequant.operands, origins=dequant.origins)  # type: ignore[union-attr]
+    with pytest.raises(UnsupportedError, match=r"c1: a scale divided by 4.*\[N26\]"):
+        export_deploy(Graph(graph.inputs, (y,), ("y",)))
+
+
 def without_loc(graph: Graph) -> list[str]:
     """The text with outputs under their interface names, which is where a file keeps them."""
     named = dict(zip(graph.outputs, graph.output_names, strict=True))
@@ -120,7 +203,7 @@ def reread(graph: Graph) -> Graph:
     return import_deploy(onnx.ModelProto.FromString(model_bytes(graph)))
 
 
-@pytest.mark.parametrize("make", [conv_graph, rich_graph])
+@pytest.mark.parametrize("make", [conv_graph, rich_graph, layers_graph, weight_only_graph, weight_only_half])
 def test_reading_what_was_written_gives_the_graph_back(make: Any) -> None:
     graph = make()
     again = reread(graph)

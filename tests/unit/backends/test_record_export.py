@@ -52,6 +52,23 @@ def test_a_record_says_what_the_graph_says() -> None:
     )
 
 
+def test_an_average_pool_is_recorded_as_the_existing_tool_does() -> None:
+    x = image()
+    pool = nn.AveragePool((2, 2), (0, 0, 0, 0), (1, 1), (2, 2))
+    y = apply(pool, qdq(x, QuantizedType.per_tensor(STEP, -7)), origins=(Origin("p", "AveragePool"),))
+    (layer,) = parse_record(record_text(graph_of(x, y))).layers
+    assert layer == LayerRecord("p", STEP, -7, (1.0,), (0,), act_type="INT8")
+
+
+def test_what_the_format_has_no_place_for_is_left_out() -> None:
+    x = image()
+    tensor = QuantizedType.per_tensor(STEP)
+    product = apply(nn.MatMul(), qdq(x, tensor), qdq(x, tensor))
+    weights = apply(nn.MatMul(), x, weight(4, 3, elem=QuantizedType.per_axis(SCALES, 1)))
+    with pytest.raises(UnsupportedError, match="no layer"):
+        record_text(graph_of(x, product, weights, apply(nn.Add(), qdq(x, tensor), x)))
+
+
 def test_unsigned_data_is_recorded_as_the_signed_integers_of_the_target() -> None:
     x = image()
     layers = parse_record(record_text(graph_of(

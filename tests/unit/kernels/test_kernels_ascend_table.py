@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,3 +173,63 @@ def test_float_islands_overflow_to_infinity_or_saturate() -> None:
     assert list(ran(nn.Relu(), x, F16, profile=saturating)[0]) == [60000, 0, 1, INF]
     narrow = ran(nn.Mul(), np.float32([[1e6]]), F32, np.float32([[2]]), profile=saturating)
     assert narrow[0, 0] == 2e6
+
+
+@pytest.mark.parametrize(("choice", "beyond"), [("saturate", 2**31 - 1), ("wrap", 2**31 - 1 + 127 * 127 - 2**32)])
+def test_overflows_of_a_transposed_convolution_are_told(choice: str, beyond: int) -> None:
+    told: list[Any] = []
+    profile = A2.replace_choice("accumulate_overflow", choice)
+    kind = ascend.ConvTranspose((2,), (0, 0), (1,))
+    x, weight, bias = np.int8([[[127, 127]]]), np.int8([[[127, 0]]]), np.int32([2**31 - 1])
+    acc = ran(kind, x, I8, weight, bias, profile=profile, told=told)
+    assert acc.tolist() == [[[beyond, 2**31 - 1, beyond, 2**31 - 1]]]
+    assert told == [2]
+
+
+def test_overflows_of_two_computed_sides_are_told() -> None:
+    told: list[Any] = []
+    shape = (1, 2**17)
+    x, w = (GraphInput(n, TensorType(s, I8)) for n, s in (("x", shape), ("w", shape[::-1])))
+    graph = Graph((x, w), (apply(ascend.BatchMatMul(), x, w),), ("y",))
+    table = ascend_table(A2, lambda layer, count: told.append((layer, count)))
+    feeds = {"x": np.full(shape, -128, np.int8), "w": np.full(shape[::-1], -128, np.int8)}
+    assert evaluate(graph, feeds, table)["y"].tolist() == [[2**31 - 1]]
+    assert told == [("ascend.batch_matmul", 1)]
+
+
+@pytest.mark.parametrize(("choice", "wanted"), [("input", 1025.0), ("f32", 1024.0)])
+def test_type_of_the_weights_of_a_weight_only_product(choice: str, wanted: float) -> None:
+    """1 + 2^-10 + 2^-11 is a tie of float16, up to 1 + 2^-9: 341 · 3 times that is 1024.998, unrounded 1024.4985."""
+    profile = A2.replace_choice("weight_only_type", choice)
+    x, weight, scale = np.float16([[341]]), np.int8([[3]]), np.float32([1 + 2.0**-10 + 2.0**-11])
+    y = ran(ascend.WeightQuantMatMul(), x, F16, weight, scale, profile=profile)
+    assert (y.dtype, float(y[0, 0])) == (np.float16, wanted)
+
+
+def test_float32_data_meets_unrounded_weights() -> None:
+    scale = np.float32([0.3002])
+    y = ran(ascend.WeightQuantMatMul(), np.float32([[1]]), F32, np.int8([[100]]), scale, profile=A2)
+    assert y[0, 0] == np.float32(100) * scale[0]
+
+
+GOLDEN = Path(__file__).resolve().parents[3].parent / "shared" / "golden" / "fakequant_avgpool.npz"
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="the golden vectors are not here")
+def test_average_of_the_existing_tool() -> None:
+    """It counts padding as zeros, averages what the quantizer gives, multiplies by scale_d and a weight scale of 1/9.
+
+    Its float sums of nine terms are off by some units of 2^-24 of at most 9 · 255.
+    """
+    with np.load(GOLDEN) as file:
+        x, wanted, p = file["in_x"], file["out_y"], json.loads(str(file["params_json"]))
+    kernel = (p["kernel"],) * 2
+    given = GraphInput("x", TensorType(x.shape, F32))
+    reciprocal = float(np.float32(1) / np.float32(p["scale_d"]))
+    q = apply(ascend.Quant(reciprocal, p["offset_d"]), given)
+    pool = ascend.SumPool((p["stride"],) * 2, (p["padding"],) * 4, (1, 1), kernel, p["offset_d"])
+    scale = np.float32([p["scale_d"] * p["weight_scale"]])
+    y = apply(ascend.Dequant(1, F32, divisor=pool.area), apply(pool, q), const(scale))
+    full = ascend_table(A2.replace_choice("dequant_multiplier", "full"))
+    found = evaluate(Graph((given,), (y,), ("y",)), {"x": x}, full)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=2.0**-11, atol=9 * 255 * 2.0**-23 * scale[0])

@@ -9,6 +9,8 @@ from amctc.errors import UsageError
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const, constant_data
 from amctc.numerics.fixed_point import pack_dequant
 from amctc.ops import ascend, nn
+from amctc.pipeline import Context, Pipeline
+from amctc.targets import load_profile
 from amctc.types import F16, F32, I4, I8, I16, I32, ScalarType, TensorType
 
 ACC = GraphInput("acc", TensorType((1, 2, 2, 2), I32))
@@ -214,6 +216,69 @@ def test_pools_of_other_integers_stay(storage: ScalarType, run) -> None:
     assert kinds(run("fuse-requant", of(quant(pooled, to=storage))).graph)[-1] == "ascend.quant"
 
 
+def averaged(scale: float = 0.5, divisor: int = 4, offset: int = -3) -> Graph:
+    """int8 data, its sum over windows of two by two, dequantized, quantized again by steps of 0.25."""
+    q = GraphInput("q", TensorType((1, 2, 4, 4), I8))
+    origins = (Origin("p", "AveragePool"),)
+    acc = apply(ascend.SumPool((2, 2), (0,) * 4, (1, 1), (2, 2), offset), q, origins=origins)
+    real = apply(ascend.Dequant(1, divisor=divisor), acc, const(np.float32([scale])), origins=origins)
+    return Graph((q,), (quant(real, 4.0, 1),), ("y",))
+
+
+def test_an_average_is_requantized_by_its_divided_scale(run, chip) -> None:
+    """0.5 / 4 · 4 = 0.5: codes 5, 6, 7 and -3 less the offset -3 add up to 27; 27 · 0.5 is a tie, to 14, plus 1."""
+    result = run("fuse-requant", averaged()).graph
+    assert kinds(result) == ["ascend.sum_pool", "ascend.requant"]
+    assert constant_data(result.ops[-1].operands[1]).read().tolist() == [0.5]
+    data = np.zeros((1, 2, 4, 4), np.int8)
+    data[0, 1, :2, :2] = [[5, 6], [7, -3]]
+    assert chip(result, q=data)["y"][0, 1, 0, 0] == 15
+    assert run("fuse-requant", result).graph is result
+
+
+def test_a_scale_is_divided_in_float32_before_it_is_truncated(run) -> None:
+    """f32(0.1 / 9) · 4, its low 13 bits dropped (N12, N26)."""
+    scale = np.float32(np.float32(0.1) / np.float32(9)) * np.float32(4)
+    wanted = (scale.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    result = run("fuse-requant", averaged(scale=float(np.float32(0.1)), divisor=9)).graph
+    assert constant_data(result.ops[-1].operands[1]).read().tolist() == [wanted]
+
+
+def test_an_average_leaves_the_integers_where_the_target_averages_in_float16(chip) -> None:
+    profile = load_profile("ascend910b1").replace_choice("average_pool_int8", "f16")
+    result = Pipeline.parse("fuse-requant").run(averaged(), Context(target=profile)).graph
+    assert kinds(result) == ["ascend.anti_quant", "nn.average_pool", "ascend.quant"]
+    anti, pool, _ = (op.kind for op in result.ops if op.operands)
+    assert anti == ascend.AntiQuant(0.5, 3)
+    assert pool == nn.AveragePool((2, 2), (0,) * 4, (1, 1), (2, 2), False, True)
+    data = np.random.default_rng(5).integers(-128, 128, (1, 2, 4, 4)).astype(np.int8)
+    np.testing.assert_array_equal(chip(result, q=data)["y"], chip(averaged(), q=data)["y"])
+
+
+def test_a_relu_follows_the_average_in_float16(chip) -> None:
+    graph = averaged()
+    real = graph.outputs[0].producer.operands[0]
+    graph = Graph(graph.inputs, (quant(apply(nn.Relu(), real), 4.0, 1),), ("y",))
+    profile = load_profile("ascend910b1").replace_choice("average_pool_int8", "f16")
+    result = Pipeline.parse("fuse-requant").run(graph, Context(target=profile)).graph
+    assert kinds(result) == ["ascend.anti_quant", "nn.average_pool", "nn.relu", "ascend.quant"]
+    data = np.random.default_rng(6).integers(-128, 128, (1, 2, 4, 4)).astype(np.int8)
+    np.testing.assert_array_equal(chip(result, q=data)["y"], chip(graph, q=data)["y"])
+
+
+def test_a_sum_that_is_no_average_stays(run) -> None:
+    profile = load_profile("ascend910b1").replace_choice("average_pool_int8", "f16")
+    result = Pipeline.parse("fuse-requant").run(averaged(divisor=3), Context(target=profile)).graph
+    assert kinds(result) == ["ascend.sum_pool", "ascend.requant"]
+
+
+def test_relu_keeps_the_divisor(run) -> None:
+    graph = averaged()
+    real = graph.outputs[0].producer.operands[0]
+    result = run("fuse-requant", Graph(graph.inputs, (apply(nn.Relu(), real),), ("y",))).graph
+    assert result.ops[-1].kind == ascend.Dequant(1, relu=True, divisor=4)
+
+
 def test_average_pools_stay(run) -> None:
     pooled = apply(nn.AveragePool((1, 1), (0, 0, 0, 0), (1, 1), (2, 2)), dequant())
     graph = of(quant(pooled))
@@ -230,6 +295,20 @@ def test_concat_of_aligned_channels(channels: tuple[int, int], moves: bool, run)
     assert (kinds(result) == ["ascend.requant", "ascend.requant", "nn.concat"]) == moves
     if not moves:
         assert kinds(result)[-2:] == ["nn.concat", "ascend.quant"]
+
+
+def test_quantizers_that_meet_become_one(run) -> None:
+    """One reads the value as it is, the others are moved before a concatenation and a pool: nothing needs a float."""
+    acc = GraphInput("acc", TensorType((1, 32, 2, 2), I32))
+    value = apply(nn.Relu(), apply(ascend.Dequant(1), acc, const(np.float32([0.5]))), name="v")
+    pooled = apply(nn.MaxPool((1, 1), (0, 0, 0, 0), (1, 1), (2, 2)), value)
+    outputs = (quant(value), quant(apply(nn.Concat(1), value, value)), quant(pooled))
+    result = run("fuse-requant", Graph((acc,), outputs, ("a", "b", "c"))).graph
+    assert sorted(kinds(result)) == ["ascend.requant", "nn.concat", "nn.max_pool"]
+    assert run("fuse-requant", result).graph is result
+    other = (quant(value), quant(pooled, 4.0))
+    apart = run("fuse-requant", Graph((acc,), other, ("a", "b"))).graph
+    assert sorted(kinds(apart)) == ["ascend.dequant", "ascend.quant", "ascend.quant", "nn.max_pool"]
 
 
 def test_relu_without_a_quantizer_goes_into_the_dequantizer(run) -> None:

@@ -25,7 +25,7 @@ def stored(shape: tuple[int, ...], elem: QuantizedType = WEIGHT, name: str | Non
     return apply(quant.Dequantize(), const(RNG.integers(low, high, shape).astype(elem.dtype), elem), name=name)
 
 
-def one(kind: nn.Layer, *operands: Value, x: GraphInput = ROWS) -> Graph:
+def one(kind: nn.Layer | nn.AveragePool, *operands: Value, x: GraphInput = ROWS) -> Graph:
     return Graph((x,), (apply(kind, *operands, name="y", origins=(Origin("layer", "Gemm"),)),), ("y",))
 
 
@@ -36,7 +36,17 @@ def i32(*scales: float) -> QuantizedType:
 
 def test_what_the_target_computes_stays(run) -> None:
     per_channel = QuantizedType.per_axis((0.25, 0.5, 1.0), 1)
+    groups = nn.ConvTranspose((2, 2), (0,) * 4, (1, 1), 2)
     for graph in (
+        one(
+            groups,
+            dq(IMAGE),
+            stored((4, 2, 1, 1), QuantizedType.per_axis((0.25, 0.5), 1)),
+            stored((4,), i32(0.125, 0.25, 0.125, 0.25)),
+            x=IMAGE,
+        ),
+        one(nn.AveragePool((1, 1), (0,) * 4, (1, 1), (2, 2)), dq(IMAGE), x=IMAGE),
+        one(nn.AveragePool((1, 1), (1,) * 4, (1, 1), (2, 2), False, True), dq(IMAGE), x=IMAGE),
         one(nn.MatMul(), dq(ROWS), stored((4, 3))),
         one(nn.Gemm(), dq(ROWS), stored((4, 3)), stored((3,), i32(0.125))),
         one(nn.Gemm(), dq(ROWS), stored((4, 3), per_channel), stored((3,), i32(0.125, 0.25, 0.5))),
@@ -50,10 +60,26 @@ def elem_of(storage: ScalarType, zero: int = 0) -> QuantizedType:
     return QuantizedType.per_tensor(0.25, zero, storage)
 
 
+def blocks(count: int, axis: int, block: int = 2, storage: ScalarType = I8) -> QuantizedType:
+    return QuantizedType(storage, F32, (0.25,) * count, (1,) * count, axis, *storage.integer_range, block)
+
+
 REASONS = {
-    "transpose": (
-        one(nn.ConvTranspose((1, 1), (0,) * 4, (1, 1)), dq(IMAGE), stored((4, 2, 1, 1)), x=IMAGE),
-        "int8 ConvTranspose is not simulated yet",
+    "dilated transpose": (
+        one(nn.ConvTranspose((1, 1), (0,) * 4, (2, 1)), dq(IMAGE), stored((4, 2, 2, 1)), x=IMAGE),
+        "a dilated transposed convolution",
+    ),
+    "average without its padding": (
+        one(nn.AveragePool((1, 1), (1,) * 4, (1, 1), (3, 3)), dq(IMAGE), x=IMAGE),
+        "its windows average different numbers of inputs",
+    ),
+    "average in ceil mode": (
+        one(nn.AveragePool((2, 2), (0,) * 4, (1, 1), (2, 2), ceil_mode=True), dq(IMAGE), x=IMAGE),
+        "its windows average different numbers of inputs",
+    ),
+    "average of wide data": (
+        one(nn.AveragePool((1, 1), (0,) * 4, (1, 1), (2, 2)), dq(IMAGE, elem_of(I16)), x=IMAGE),
+        "activations stored as i16",
     ),
     "unsigned data": (
         one(nn.MatMul(), dq(ROWS, elem_of(U8, 128)), stored((4, 3))),
@@ -70,10 +96,27 @@ REASONS = {
         one(nn.MatMul(), dq(ROWS), stored((4, 3), QuantizedType.per_axis((0.5,) * 4, 0))),
         "weight scales do not run over output channels",
     ),
-    "float weight": (
-        one(nn.MatMul(), ROWS, stored((4, 3))),
-        "only some of its operands are quantized",
+    "float data": (
+        one(nn.Conv((1, 1), (0,) * 4, (1, 1)), IMAGE, stored((3, 4, 1, 1)), x=IMAGE),
+        "only its weight is quantized, and the target has no such convolution",
     ),
+    "float data, unsigned weight": (
+        one(nn.MatMul(), ROWS, stored((4, 3), elem_of(U8, 128))),
+        "only its weight is quantized, stored as u8",
+    ),
+    "float data, scales along the wrong axis": (
+        one(nn.MatMul(), ROWS, stored((4, 3), QuantizedType.per_axis((0.5,) * 4, 0))),
+        "weight scales run over another axis",
+    ),
+    "float data, blocks along the wrong axis": (
+        one(nn.MatMul(), ROWS, stored((4, 3), blocks(8, 1))),
+        "weight scales run over another axis",
+    ),
+    "float data, scales beyond float16": (
+        one(nn.MatMul(), ROWS, stored((4, 3), QuantizedType.per_tensor(2.0**-25))),
+        "a weight scale is beyond float16",
+    ),
+    "float data, factors": (one(nn.Gemm(2.0), ROWS, stored((4, 3))), "Gemm with factors alpha or beta"),
     "float bias": (
         one(nn.Gemm(), dq(ROWS), stored((4, 3)), const(np.ones(3, np.float32))),
         "its bias is not quantized",
@@ -116,6 +159,23 @@ def test_what_it_does_not_returns_to_float(name: str, run, real) -> None:
     np.testing.assert_allclose(real(graph, x=x)["y"], real(result.graph, x=x)["y"], atol=1e-4)
 
 
+WEIGHT_ONLY = {
+    "per tensor": one(nn.MatMul(), ROWS, stored((4, 3), elem_of(I8, 3))),
+    "per channel": one(nn.MatMul(), ROWS, stored((4, 3), QuantizedType.per_axis((0.5,) * 3, 1))),
+    "blocks": one(nn.Gemm(trans_b=True), ROWS, stored((3, 4), blocks(6, 1)), const(np.ones(3, np.float32))),
+    "int4 blocks": one(nn.Gemm(), ROWS, stored((4, 3), blocks(3, 0, 4, I4))),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHT_ONLY)
+def test_weight_only_products_stay_where_the_target_computes_them(name: str, run) -> None:
+    graph = WEIGHT_ONLY[name]
+    assert run("legalize", graph).graph is graph
+    result = run("legalize", graph, target="ascend310b1")
+    assert [n.text for n in result.notes] == ["left in float: ascend310b1 computes no integer weights under float data"]
+    assert not any(isinstance(op.kind, quant.Dequantize) for op in result.graph.ops)
+
+
 def test_odd_int4_weights_return_to_float(run) -> None:
     rows = GraphInput("x", TensorType((2, 3), F32))
     result = run("legalize", one(nn.MatMul(), dq(rows), stored((3, 4), elem_of(I4)), x=rows))
@@ -143,10 +203,20 @@ def test_quantizers_between_other_ops_go_too(elem: QuantizedType, run) -> None:
     """What ONNX Runtime's quantizer writes around Add, pools and outputs, in uint8 by default."""
     graph = Graph((ROWS,), (apply(nn.Add(), dq(ROWS, elem), dq(ROWS, DATA)),), ("y",))
     result = run("legalize,to-ascend", graph)
-    assert [op.kind.op_name for op in result.graph.ops] == ["ascend.quant", "ascend.anti_quant", "nn.add"]
-    assert result.graph.ops[-1].operands[0] is ROWS
+    assert [op.kind.op_name for op in result.graph.ops] == ["nn.clip", "ascend.quant", "ascend.anti_quant", "nn.add"]
+    assert result.graph.ops[0].operands[0] is ROWS
     assert all("no quantizer of the target" in n.text for n in result.notes)
     assert len(result.notes) == 1
+
+
+def test_values_stay_within_the_range_of_a_quantizer_taken_off(run, real) -> None:
+    """ONNX Runtime's quantizer drops a relu before a quantizer that begins at 0."""
+    relu = QuantizedType.per_tensor(0.25, 0, U8)
+    y = apply(nn.MatMul(), dq(ROWS, relu), stored((4, 3)), origins=(Origin("layer", "MatMul"),))
+    for value in (y, apply(nn.Neg(), dq(ROWS, relu))):
+        graph = Graph((ROWS,), (value,), ("y",))
+        x = np.array([[-3.0, -0.25, 0.5, 63.75], [64.0, 1e6, -1e6, 0.0]], np.float32)
+        np.testing.assert_array_equal(real(graph, x=x)["y"], real(run("legalize", graph).graph, x=x)["y"])
 
 
 def test_another_target(run) -> None:

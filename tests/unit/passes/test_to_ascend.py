@@ -8,7 +8,9 @@ import pytest
 from amctc.errors import UnsupportedError, UsageError
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const, constant_data
 from amctc.ops import ascend, nn, quant
-from amctc.types import F32, I4, I8, I16, I32, U8, Array, QuantizedType, TensorType
+from amctc.pipeline import Context, Pipeline
+from amctc.targets import load_profile
+from amctc.types import F16, F32, I4, I8, I16, I32, U8, Array, QuantizedType, ScalarType, TensorType
 
 RNG = np.random.default_rng(16)
 
@@ -32,7 +34,8 @@ def layer(
     w = stored(weight, QuantizedType.per_axis(scales, axis), "w.quant")
     operands = [dq(x, step, zero), w]
     if bias is not None:
-        elem = QuantizedType.per_axis(scales * np.float32(step), 0, I32)
+        groups = kind.group if isinstance(kind, nn.ConvTranspose) else 1
+        elem = QuantizedType.per_axis(np.tile(scales * np.float32(step), groups), 0, I32)
         operands.append(stored(bias, elem, "b.quant"))
     return Graph((x,), (apply(kind, *operands, name="y", origins=(Origin("fc", "Gemm"),)),), ("y",))
 
@@ -62,6 +65,11 @@ LAYERS: dict[str, tuple[nn.Layer, tuple[int, ...], tuple[int, ...]]] = {
     "grouped": (nn.Conv((1, 1), (0, 0, 0, 0), (1, 1), 2), (1, 4, 3, 3), (6, 2, 1, 1)),
     "1-d": (nn.Conv((1,), (2, 1), (1,)), (2, 3, 8), (4, 3, 3)),
     "3-d": (nn.Conv((1, 1, 1), (1,) * 6, (1, 1, 1)), (1, 2, 3, 4, 3), (2, 2, 2, 3, 2)),
+    "transposed": (nn.ConvTranspose((2, 2), (1, 0, 1, 1), (1, 1)), (2, 3, 4, 3), (3, 4, 3, 2)),
+    "transposed groups": (nn.ConvTranspose((2, 3), (0,) * 4, (1, 1), 2, (1, 2)), (1, 4, 3, 2), (4, 3, 2, 2)),
+    "transposed depthwise": (nn.ConvTranspose((2, 2), (0,) * 4, (1, 1), 3), (1, 3, 4, 4), (3, 1, 2, 2)),
+    "transposed 1-d": (nn.ConvTranspose((3,), (1, 2), (1,)), (2, 3, 5), (3, 4, 4)),
+    "transposed 3-d": (nn.ConvTranspose((2, 1, 2), (0, 1, 0, 1, 1, 0), (1, 1, 1)), (1, 2, 2, 3, 2), (2, 3, 2, 3, 2)),
     "gemm": (nn.Gemm(), (3, 8), (8, 5)),
     "gemm transposed": (nn.Gemm(trans_b=True), (3, 8), (5, 8)),
     "matmul": (nn.MatMul(), (2, 3, 8), (8, 5)),
@@ -77,9 +85,10 @@ def test_agrees_with_the_qdq_graph(name: str, activation: nn.Activation | None, 
 
     kind, shape, w = LAYERS[name]
     out = w[nn.weight_channel_axis(kind, TensorType(w, F32))]
+    groups = kind.group if isinstance(kind, nn.ConvTranspose) else 1
     graph = layer(
         replace(kind, activation=activation), shape, RNG.integers(-128, 128, w),
-        RNG.uniform(0.01, 0.03, out).astype(np.float32), RNG.integers(-500, 500, out), 0.02, zero,
+        RNG.uniform(0.01, 0.03, out).astype(np.float32), RNG.integers(-500, 500, out * groups), 0.02, zero,
     )  # fmt: skip
     x = (RNG.standard_normal(shape) * 2).astype(np.float32)
     lowered = run("to-ascend", graph).graph
@@ -154,13 +163,176 @@ def test_activations_without_a_quantizer_are_refused(storage: object, run) -> No
     assert "int8" in (caught.value.remedy or "")
 
 
-def test_conv_transpose_is_refused(run) -> None:
+POOLS: dict[str, nn.AveragePool] = {
+    "plain": nn.AveragePool((2, 2), (0,) * 4, (1, 1), (2, 2)),
+    "counted padding": nn.AveragePool((1, 2), (1, 1, 1, 1), (1, 1), (3, 3), count_include_pad=True),
+    "ceil mode that adds nothing": nn.AveragePool((2, 2), (0,) * 4, (1, 1), (2, 2), ceil_mode=True),
+}
+
+
+@pytest.mark.parametrize("zero", [0, -128, 57])
+@pytest.mark.parametrize("name", POOLS)
+def test_average_pool_agrees_with_the_qdq_graph(name: str, zero: int, run, chip, real) -> None:
+    """Equal but for the truncated multiplier (N12, 2^-10) and the float16 result (2^-11)."""
+    x = GraphInput("x", TensorType((2, 3, 6, 4), F32))
+    graph = Graph(
+        (x,), (apply(POOLS[name], dq(x, 0.25, zero), name="y", origins=(Origin("p", "AveragePool"),)),), ("y",)
+    )
+    lowered = run("to-ascend", graph).graph
+    feed = (RNG.standard_normal((2, 3, 6, 4)) * 4).astype(np.float32)
+    np.testing.assert_allclose(chip(lowered, x=feed)["y"], real(graph, x=feed)["y"], rtol=2.0**-9, atol=1e-6)
+    assert [op.kind.op_name for op in lowered.ops if op.operands] == [
+        "ascend.quant",
+        "ascend.sum_pool",
+        "ascend.dequant",
+    ]
+    (parameter,) = (op for op in lowered.ops if not op.operands)
+    assert parameter.result.name == "p.dequant.param"
+    assert constant_data(parameter.result).read().tolist() == [0.25]  # the divisor stands in the dequantizer
+
+
+def test_average_by_hand(run, chip) -> None:
+    """Codes 4 and -3 less the offset 1, over four positions with the counted padding: (3 - 4) / 4 · 0.5."""
+    x = GraphInput("x", TensorType((1, 1, 2), F32))
+    pool = nn.AveragePool((1,), (1, 1), (1,), (4,), count_include_pad=True)
+    graph = Graph((x,), (apply(pool, dq(x, 0.5, 1)),), ("y",))
+    assert chip(run("to-ascend", graph).graph, x=np.float32([[[1.5, -2.0]]]))["y"].tolist() == [[[-0.125]]]
+
+
+def test_an_average_of_different_counts_is_refused(run) -> None:
     x = GraphInput("x", TensorType((1, 2, 3, 3), F32))
-    w = stored(np.ones((2, 2, 1, 1)), QuantizedType.per_tensor(0.5), "w")
-    graph = Graph((x,), (apply(nn.ConvTranspose((1, 1), (0,) * 4, (1, 1)), dq(x, 0.5, 0), w),), ("y",))
-    with pytest.raises(UnsupportedError, match="ConvTranspose is not simulated yet") as caught:
+    graph = Graph((x,), (apply(nn.AveragePool((1, 1), (1,) * 4, (1, 1), (3, 3)), dq(x, 0.5, 0)),), ("y",))
+    with pytest.raises(UnsupportedError, match="different numbers of inputs") as caught:
         run("to-ascend", graph)
     assert "legalize" in (caught.value.remedy or "")
+
+
+def two_sided(a_zero: int = 0, b_zero: int = 0) -> Graph:
+    a, b = GraphInput("a", TensorType((2, 3, 5, 40), F32)), GraphInput("b", TensorType((3, 40, 6), F32))
+    y = apply(nn.MatMul(), dq(a, 0.02, a_zero), dq(b, 0.03, b_zero), origins=(Origin("scores", "MatMul"),), name="y")
+    return Graph((a, b), (y,), ("y",))
+
+
+def test_a_product_of_two_computed_sides(run, chip, real) -> None:
+    graph = two_sided()
+    lowered = run("legalize,to-ascend", graph).graph
+    feeds = {v.name: RNG.standard_normal([int(d) for d in v.type.dims]).astype(np.float32) for v in graph.inputs}
+    np.testing.assert_allclose(chip(lowered, **feeds)["y"], real(graph, **feeds)["y"], rtol=2.0**-9, atol=1e-4)
+    product, dequantize = lowered.ops[-1].operands[0].producer, lowered.ops[-1]
+    assert (product.kind, dequantize.kind) == (ascend.BatchMatMul(), ascend.Dequant(3))
+    scale = np.float32(0.02) * np.float32(0.03)
+    assert constant_data(dequantize.operands[1]).read().tolist() == [scale]
+
+
+@pytest.mark.parametrize(
+    ("graph", "target", "reason"),
+    [
+        (two_sided(b_zero=3), "ascend910b1", "two computed sides must be symmetric int8, per tensor"),
+        (two_sided(), "ascend310p3", "both sides are computed, which does not pay on ascend310p3"),
+    ],
+)
+def test_products_of_two_computed_sides_that_stay_in_float(graph: Graph, target: str, reason: str, run) -> None:
+    result = run("legalize,to-ascend", graph, target=target)
+    assert [n.text for n in result.notes if n.layer == "scores"] == [f"left in float: {reason}"]
+    assert {op.kind.op_name for op in result.graph.ops} <= {"nn.clip", "nn.matmul"}
+
+
+def weight_only(kind: nn.MatMul | nn.Gemm, elem: QuantizedType, *, bias: bool = False, rank: int = 2) -> Graph:
+    x = GraphInput("x", TensorType(("N", 3, 6)[-rank:], F32))
+    turned = isinstance(kind, nn.Gemm) and kind.trans_b
+    w = stored(RNG.integers(elem.low, elem.high + 1, (4, 6) if turned else (6, 4)), elem, "w.quant")
+    more = [const(np.arange(4, dtype=np.float32))] if bias else []
+    return Graph((x,), (apply(kind, x, w, *more, name="y", origins=(Origin("fc", "MatMul"),)),), ("y",))
+
+
+def blocks(axis: int, storage: ScalarType = I8) -> QuantizedType:
+    """Two blocks of four and two inputs for each of four outputs, with zero points."""
+    scales = tuple(map(float, RNG.uniform(0.01, 0.1, 8).astype(np.float32)))
+    return QuantizedType(storage, F32, scales, tuple(range(-4, 4)), axis, *storage.integer_range, 4)
+
+
+CHANNELS = QuantizedType.per_axis((0.5, 0.25, 0.125, 1.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("graph", "kind"),
+    [
+        (weight_only(nn.MatMul(), CHANNELS, rank=3), ascend.WeightQuantMatMul()),
+        (weight_only(nn.MatMul(nn.Relu()), QuantizedType.per_tensor(0.5, 3)), ascend.WeightQuantMatMul()),
+        (weight_only(nn.Gemm(), blocks(0, I4), bias=True), ascend.WeightQuantMatMul(group=4)),
+        (weight_only(nn.Gemm(trans_b=True), blocks(1)), ascend.WeightQuantMatMul(True, 4)),
+    ],
+)
+def test_weight_only_products(graph: Graph, kind: ascend.WeightQuantMatMul, run, chip, real) -> None:
+    lowered = run("legalize,to-ascend", graph).graph
+    (product,) = (op for op in lowered.ops if isinstance(op.kind, ascend.WeightQuantMatMul))
+    assert product.kind == kind
+    assert product.operands[2].name == "fc.scale"
+    feed = RNG.standard_normal((3, 6) if graph.inputs[0].type.rank == 2 else (2, 3, 6)).astype(np.float32)
+    np.testing.assert_allclose(chip(lowered, x=feed)["y"], real(graph, x=feed)["y"], rtol=1e-4, atol=1e-4)
+    # In float16: data, scale, weight and result are rounded (2^-11 each), of sums of six terms of at most 5 · 13.
+    half = chip(run("demote-float", lowered).graph, x=feed)["y"]
+    np.testing.assert_allclose(half, real(graph, x=feed)["y"], rtol=0, atol=6 * 65 * 4 * 2.0**-11)
+    assert half.dtype == np.float32
+    assert not np.array_equal(half, chip(lowered, x=feed)["y"])
+
+
+def test_scales_of_a_weight_only_product_stay_float32(run) -> None:
+    demoted = run("to-ascend,demote-float", weight_only(nn.MatMul(), CHANNELS, bias=True)).graph
+    (product,) = (op for op in demoted.ops if isinstance(op.kind, ascend.WeightQuantMatMul))
+    assert [None if o is None else o.type.elem for o in product.operands] == [F16, I8, F32, None, F16]
+    assert run("demote-float", demoted).graph is demoted
+
+
+def test_other_weights_under_float_data_become_float(run) -> None:
+    x = GraphInput("x", TensorType((1, 2, 3, 3), F32))
+    w = stored(np.ones((2, 2, 1, 1)), QuantizedType.per_tensor(0.5), "w")
+    graph = Graph((x,), (apply(nn.Conv((1, 1), (0,) * 4, (1, 1)), x, w),), ("y",))
+    assert [op.kind.op_name for op in run("to-ascend", graph).graph.ops if op.operands] == ["nn.conv"]
+
+
+def pooled_maximum(x: GraphInput, zero: int = 5) -> Value:
+    return apply(nn.MaxPool((2, 2), (1, 1, 1, 1), (1, 1), (3, 3)), dq(x, 0.25, zero), name="y")
+
+
+def test_max_pool_of_a_dequantized_value_compares_the_integers(run, chip, real) -> None:
+    x = GraphInput("x", TensorType((1, 2, 4, 4), F32))
+    graph = Graph((x,), (pooled_maximum(x),), ("y",))
+    lowered = run("to-ascend", graph).graph
+    names = [op.kind.op_name for op in lowered.ops if op.operands]
+    assert names == ["ascend.quant", "nn.max_pool", "ascend.anti_quant"]
+    feed = RNG.standard_normal((1, 2, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(real(graph, x=feed)["y"], chip(lowered, x=feed)["y"])
+
+
+def test_max_pool_stays_in_float_where_the_target_compares_there() -> None:
+    x = GraphInput("x", TensorType((1, 2, 4, 4), F32))
+    profile = load_profile("ascend910b1").replace_choice("max_pool_int8", "f16")
+    result = Pipeline.parse("to-ascend").run(Graph((x,), (pooled_maximum(x),), ("y",)), Context(target=profile))
+    names = [op.kind.op_name for op in result.graph.ops if op.operands]
+    assert names == ["ascend.quant", "ascend.anti_quant", "nn.max_pool"]
+
+
+@pytest.mark.parametrize(("zero", "quantizers"), [(5, 1), (4, 2)])
+def test_what_a_quantizer_gave_already_is_not_quantized_again(zero: int, quantizers: int, run) -> None:
+    x = GraphInput("x", TensorType((1, 2, 4, 4), F32))
+    again = dq(pooled_maximum(x), 0.25, zero)
+    w = stored(np.ones((2, 2, 1, 1)), QuantizedType.per_tensor(0.5), "w")
+    y = apply(nn.Conv((1, 1), (0,) * 4, (1, 1)), again, w)
+    names = [op.kind.op_name for op in run("to-ascend", Graph((x,), (y,), ("y",))).graph.ops]
+    assert names.count("ascend.quant") == quantizers
+    assert names.count("ascend.anti_quant") == quantizers - 1
+
+
+def test_addition_of_quantized_values_is_one_of_float_values(run, chip) -> None:
+    x = GraphInput("x", TensorType((2,), F32))
+    graph = Graph((x,), (apply(nn.Add(), dq(x, 0.5, 0), x),), ("y",))
+    lowered = run("legalize,to-ascend", graph).graph
+    assert [op.kind.op_name for op in lowered.ops] == ["ascend.quant", "ascend.anti_quant", "nn.add"]
+    assert chip(lowered, x=np.float32([1.3, -0.2]))["y"].tolist() == [
+        np.float32(1.5) + np.float32(1.3),
+        np.float32(-0.2),
+    ]
 
 
 def test_float_graphs_pass_through(run) -> None:

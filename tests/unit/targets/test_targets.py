@@ -27,6 +27,13 @@ PAGE = [
 ]
 
 
+def test_what_pays_and_what_is_offered() -> None:
+    """Section Layers: two computed sides on A2 and 310B; weight-only on A2 and 310P."""
+    profiles = [load_profile(name) for name in profile_names()]
+    assert {p.name for p in profiles if p.batch_matmul_int8} == {"ascend310b1", "ascend910b1"}
+    assert {p.name for p in profiles if p.weight_only} == {"ascend310p1", "ascend310p3", "ascend910b1"}
+
+
 def as_printed(peak: float | None, page: str) -> str:
     assert peak is not None
     return f"{peak / 1e12:.{1 if '.' in page else 0}f}"
@@ -209,6 +216,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("cube_cores = 24", "cube_cores = true", r"cube_cores: must be a whole number"),
         ("cube_cores = 24", "cube_cores = 0", r"cube_cores: must be a whole number above zero"),
         ("sparsity_4_2 = true", "sparsity_4_2 = 1", r"sparsity_4_2: must be true or false"),
+        ("weight_only = true", "weight_only = 1", r"weight_only: must be true or false"),
         ('isa = "v220"', "", r"missing key 'isa'"),
         ('epilogue = "fixpipe"', 'epilogue = "fix"', r"epilogue: must be one of fixpipe, vdeq_cast, f16_vector"),
         ('["i8", "i4", "f16"]', '["i8", "i8"]', r"storage: must be a list of distinct types"),
