@@ -14,22 +14,45 @@ from amctc.files import read_bytes
 from amctc.options import converted
 from amctc.pipeline import Pass, Pipeline, Repeat, installed
 
-STAGES = ("prepare", "quantize", "lower")
+STAGES = ("prepare", "balance", "quantize", "lower")
+"""In the order they run."""
+
+ADOPT = "adopt"
+OPTIONAL = ("balance", ADOPT)
+"""What a preset may leave out; it is then empty."""
+
 MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Three pipelines: ``prepare`` float to float, ``quantize`` float to QDQ, ``lower`` QDQ to the target's ops."""
+    """Pipelines that run one after the other.
+
+    ``prepare`` takes a float graph to a float graph, ``balance`` does so by what samples show; ``quantize`` takes it
+    to a QDQ graph, ``lower`` that to the target's ops. ``adopt`` takes the place of all but the last for a model that
+    brings its quantizers: QDQ to QDQ. A file with ``extends = "default"`` takes what it leaves out from that preset.
+    """
 
     name: str
     description: str
     prepare: Pipeline
+    balance: Pipeline
     quantize: Pipeline
     lower: Pipeline
+    adopt: Pipeline
 
     def __str__(self) -> str:
-        return ",".join(str(p) for p in (self.prepare, self.quantize, self.lower) if p.passes)
+        return ",".join(str(p) for p in self.stages if p.passes)
+
+    @property
+    def stages(self) -> tuple[Pipeline, ...]:
+        """The pipelines in the order they run."""
+        return self.prepare, self.balance, self.quantize, self.lower
+
+    def adopting(self) -> Preset:
+        """The preset for a model that brings its quantizers."""
+        none = Pipeline(())
+        return replace(self, name=f"{self.name} (for a QDQ model)", prepare=none, balance=none, quantize=self.adopt)
 
     def with_options(self, options: dict[str, dict[str, Any]]) -> Preset:
         """The preset with options of its passes changed: pass name → option → value.
@@ -37,11 +60,11 @@ class Preset:
         :class:`UsageError` for a pass the preset does not run or an option that does not fit.
         """
         used: set[str] = set()
-        prepare, quantize, lower = (_changed(getattr(self, s), options, used) for s in STAGES)
+        prepare, balance, quantize, lower = (_changed(stage, options, used) for stage in self.stages)
         for name in options:
             if name not in used:
                 raise UsageError(f"preset {self.name!r} does not run pass {name!r}", remedy=f"its passes are {self}")
-        return replace(self, prepare=prepare, quantize=quantize, lower=lower)
+        return replace(self, prepare=prepare, balance=balance, quantize=quantize, lower=lower)
 
 
 def preset_names() -> list[str]:
@@ -51,27 +74,39 @@ def preset_names() -> list[str]:
 
 def load_preset(name: str) -> Preset:
     """The preset of that name, or the TOML file at that path; :class:`UsageError` with the nearest names."""
+    return _loaded(name, ())
+
+
+def _loaded(name: str, extending: tuple[str, ...]) -> Preset:
     entry = installed("amctc.presets").get(name)
     if entry is not None:
-        return _parsed(name, resources.files(entry.value).joinpath(f"{name}.toml").read_bytes(), name)
+        data = resources.files(entry.value).joinpath(f"{name}.toml").read_bytes()
+        return _parsed(name, data, (*extending, name))
     if name.endswith(".toml"):
-        return _parsed(Path(name).stem, read_bytes(name, limit=MAX_BYTES, kind="preset"), name)
+        return _parsed(Path(name).stem, read_bytes(name, limit=MAX_BYTES, kind="preset"), (*extending, name))
     near = difflib.get_close_matches(name, preset_names(), 2, 0.4)
     raise UsageError(f"unknown preset {name!r}", remedy=f"did you mean {' or '.join(near or preset_names())}?")
 
 
-def _parsed(name: str, data: bytes, where: str) -> Preset:
+def _parsed(name: str, data: bytes, read: tuple[str, ...]) -> Preset:
+    """The preset in ``data``; ``read`` are the presets that led to it by ``extends``, and itself."""
+    *extending, where = read
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the preset is not TOML: {error}", where=where, remedy="correct the file") from None
-    unknown = sorted(set(table) - {*STAGES, "description"})
-    missing = [s for s in STAGES if not isinstance(table.get(s), str)]
+    if where in extending:
+        raise InputError("the preset extends itself", where=where, remedy="name another preset in extends")
+    base = _loaded(str(table["extends"]), read) if "extends" in table else None
+    inherited = (*STAGES, ADOPT) if base is not None else OPTIONAL
+    unknown = sorted(set(table) - {*STAGES, ADOPT, "description", "extends"})
+    missing = [s for s in (*STAGES, ADOPT) if not isinstance(table.get(s, "" if s in inherited else None), str)]
     if unknown or missing:
         what = f"unknown key {unknown[0]!r}" if unknown else f"{missing[0]!r} is missing or no text"
-        raise InputError(what, where=where, remedy=f"a preset has description, {', '.join(STAGES)}")
-    pipelines = [Pipeline.parse(table[s].strip()) for s in STAGES]
-    return Preset(name, str(table.get("description", "")), *pipelines)
+        raise InputError(what, where=where, remedy=f"a preset has description, extends, {', '.join(STAGES)}, {ADOPT}")
+    stages = {s: Pipeline.parse(table[s].strip()) if s in table else getattr(base, s, Pipeline(()))
+              for s in (*STAGES, ADOPT)}  # fmt: skip
+    return Preset(name, str(table.get("description", "")), **stages)
 
 
 def _changed(pipeline: Pipeline, options: dict[str, dict[str, Any]], used: set[str]) -> Pipeline:

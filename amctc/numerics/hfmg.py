@@ -3,6 +3,7 @@
 Source: calibration formulas (HFMG), read from ``custom_op/hfmg`` of AMCT. The histogram spans exactly the observed
 range, so every growth moves all edges and old counts are re-binned. **The result depends on the order of the
 batches**, unlike :class:`amctc.numerics.histogram.Histogram`; it exists to compare with the existing tool.
+:func:`hfmg_from_histogram` is the streaming form that does not, on the bins of such a histogram.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from amctc.errors import InputError
 from amctc.numerics._arrays import Float32Array, Float64Array, Int64Array, float32_array, require_finite
 from amctc.numerics._even_bins import EvenBins
 from amctc.numerics.affine import SMALLEST_SCALE
+from amctc.numerics.histogram import Histogram
 from amctc.numerics.linear import storage_range
 
 DEFAULT_BINS = 4096
@@ -25,6 +27,28 @@ DEFAULT_BINS = 4096
 
 _STEP_DIVISOR = 100_000  # a shrink takes a side's bins until they hold total / 100000 values
 _FEWEST_BINS = 4  # a quarter of the bins stays
+
+
+def hfmg_from_histogram(h: Histogram, *, bits: int = 8, symmetric: bool = False) -> tuple[float, float]:
+    """(low, high) of the same search on the bins of ``h`` that the data span: independent of the order of batches.
+
+    It differs from the tool's by its bins: those of ``h`` between the observed extremes (a quarter of ``h.counts`` or
+    more for data on one side of zero that reaches it), and edges that lie up to a bin beyond the extremes; the chosen
+    range is clipped to these. On the tool's vectors either end is within a bin of both histograms of the tool's. Data
+    within three bins are not searched: their extremes are the range. Raises InputError as
+    :meth:`HfmgHistogram.range`.
+    """
+    occupied = np.flatnonzero(h.counts)
+    if not occupied.size:
+        return HfmgHistogram.empty().range(bits, symmetric)
+    first, end = int(occupied[0]), int(occupied[-1]) + 1
+    if end - first < _FEWEST_BINS:
+        storage_range(bits)
+        return h.low, h.high
+    lower, upper = float(h.edges[first]), float(h.edges[end])
+    _require_divisible(lower, upper, end - first)
+    low, high = HfmgHistogram(h.counts[first:end], lower, upper).range(bits, symmetric)
+    return max(low, h.low), min(high, h.high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +94,7 @@ class HfmgHistogram:
         low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
         if self.count:
             low, high = min(low, self.low), max(high, self.high)
-        if (high - low) * self.counts.size > float(np.finfo(np.float32).max):
-            raise InputError(f"HFMG cannot divide the range [{low}, {high}] in float32")
+        _require_divisible(low, high, self.counts.size)
         counts = _counted(values, low, high, self.counts.size)
         if not self.count:
             return HfmgHistogram(counts, low, high)
@@ -142,6 +165,11 @@ class HfmgHistogram:
         np.add.at(counts, lower, below)
         np.add.at(counts, upper, self.counts - below)
         return counts
+
+
+def _require_divisible(low: float, high: float, bins: int) -> None:
+    if (high - low) * bins > float(np.finfo(np.float32).max):
+        raise InputError(f"HFMG cannot divide the range [{low}, {high}] in float32")
 
 
 def _counted(values: Float32Array, low: float, high: float, bins: int) -> Int64Array:

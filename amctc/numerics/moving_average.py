@@ -50,9 +50,14 @@ class MovingAverageRange:
             return self
         require_finite(values, "calibration data")
         if self.p == 100.0:
-            low, high = float(values.min()), float(values.max())
-        else:
-            low, high = percentile(Histogram.empty().updated(values), self.p)
+            return self._moved_to(float(values.min()), float(values.max()))
+        return self.moved(Histogram.empty().updated(values))
+
+    def moved(self, batch: Histogram) -> MovingAverageRange:
+        """This average moved towards one more batch, of which only the histogram is known."""
+        return self._moved_to(*percentile(batch, self.p)) if batch.count else self
+
+    def _moved_to(self, low: float, high: float) -> MovingAverageRange:
         if self.batches:
             low, high = _moved(self.low, low, self.rate), _moved(self.high, high, self.rate)
         return replace(self, low=low, high=high, batches=self.batches + 1)

@@ -144,7 +144,7 @@ def _grouped(x: AnyArray, axis: int, size: int) -> AnyArray:
     rows = np.moveaxis(x, axis, -1)
     padding = [(0, 0)] * (x.ndim - 1) + [(0, -rows.shape[-1] % size)]
     padded: AnyArray = np.pad(rows, padding)
-    return padded.reshape(*rows.shape[:-1], -1, size)
+    return padded.reshape(*rows.shape[:-1], padded.shape[-1] // size, size)
 
 
 def _ungrouped(groups: AnyArray, axis: int, shape: tuple[int, ...]) -> AnyArray:

@@ -17,6 +17,7 @@ from amctc.errors import InputError
 from amctc.numerics._arrays import Float64Array
 from amctc.numerics.affine import affine_parameter_arrays, storage_range
 from amctc.numerics.entropy import entropy
+from amctc.numerics.hfmg import hfmg_from_histogram
 from amctc.numerics.histogram import Histogram
 from amctc.numerics.ifmr import ifmr_from_histogram
 
@@ -155,9 +156,10 @@ def representatives(h: Histogram) -> tuple[Float64Array, Float64Array]:
     return centres[occupied], weights[occupied]
 
 
-METHODS: Mapping[str, Callable[[Histogram], Range]] = MappingProxyType(
-    {"min-max": min_max, "percentile": percentile, "mse": mse, "entropy": entropy, "ifmr": ifmr_from_histogram}
-)
+METHODS: Mapping[str, Callable[..., Range]] = MappingProxyType({
+    "min-max": min_max, "percentile": percentile, "mse": mse, "entropy": entropy, "ifmr": ifmr_from_histogram,
+    "hfmg": hfmg_from_histogram,
+})  # fmt: skip
 """Threshold methods by the name a pipeline uses; further options are keyword arguments of the functions.
 
 "ifmr" alone may reach beyond the observed range, by its largest ratio.

@@ -30,13 +30,13 @@ def test_default_is_installed() -> None:
     preset = load_preset("default")
     assert preset.name == "default"
     assert preset.description
-    assert all(s.passes for s in (preset.prepare, preset.quantize, preset.lower))
+    assert all(s.passes for s in preset.stages)
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_installed_presets_read_back(name: str) -> None:
     preset = load_preset(name)
-    joined = Pipeline((*preset.prepare.passes, *preset.quantize.passes, *preset.lower.passes))
+    joined = Pipeline(tuple(p for stage in preset.stages for p in stage.passes))
     assert Pipeline.parse(str(preset)) == joined
 
 
@@ -44,6 +44,17 @@ def test_a_file(file: Path) -> None:
     preset = load_preset(str(file))
     assert (preset.name, preset.description) == ("mine", "a test")
     assert str(preset) == "drop-identity,observe,place-qdq,legalize"
+
+
+def test_adopt_takes_the_place_of_the_first_two(tmp_path: Path, file: Path) -> None:
+    assert str(load_preset(str(file)).adopting()) == "legalize"
+    path = tmp_path / "adopts.toml"
+    path.write_text(STAGES + 'adopt = "drop-identity,quantize-bias"\n')
+    assert str(load_preset(str(path)).adopting()) == "drop-identity,quantize-bias,legalize"
+    for name in preset_names():
+        adopted = load_preset(name).adopting()
+        assert "observe" not in str(adopted)
+        assert "place-qdq" not in str(adopted)
 
 
 def test_an_empty_stage(tmp_path: Path) -> None:
@@ -54,6 +65,25 @@ def test_an_empty_stage(tmp_path: Path) -> None:
     assert preset.description == ""
 
 
+def test_a_preset_extends_another(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "further.toml"
+    path.write_text(f'extends = "{file}"\nquantize = "observe{{bins=512}}"\n')
+    assert str(load_preset(str(path))) == "drop-identity,observe{bins=512},legalize"
+    assert load_preset(str(path)).description == ""
+    assert str(load_preset("weight-only").prepare) == str(load_preset("default").prepare)
+
+
+def test_presets_that_extend_each_other(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text(f'extends = "{second}"\n')
+    second.write_text(f'extends = "{first}"\n')
+    with pytest.raises(InputError, match="extends itself"):
+        load_preset(str(first))
+    first.write_text('extends = "defalt"\n')
+    with pytest.raises(UsageError, match="unknown preset 'defalt'"):
+        load_preset(str(first))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -62,6 +92,7 @@ def test_an_empty_stage(tmp_path: Path) -> None:
         ('prepare = ""\nquantize = ""\n', "'lower' is missing or no text"),
         ('prepare = 3\nquantize = ""\nlower = ""\n', "'prepare' is missing or no text"),
         (STAGES + 'extra = ""\n', "unknown key 'extra'"),
+        (STAGES + "adopt = 3\n", "'adopt' is missing or no text"),
     ],
 )
 def test_malformed_files(tmp_path: Path, text: str, message: str) -> None:

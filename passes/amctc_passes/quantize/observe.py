@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from amctc.calibrate.collect import collect_histograms
 from amctc.contract import Contract, Exact
-from amctc.errors import UsageError
-from amctc.ir import Graph, Value, apply, constant_data
+from amctc.errors import InputError, UsageError
+from amctc.ir import Graph, Value, apply
+from amctc.numerics.histogram import Histogram
+from amctc.numerics.moving_average import MovingAverageRange
 from amctc.ops import quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import substitute
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
-from amctc_passes.quantize.layers import layers
+from amctc_passes.quantize.points import quantizable_ops
 
 
 @register
 @dataclass(frozen=True)
 class Observe(Pass):
-    """Observe the data input of every layer over the samples.
+    """Observe, over the samples, every value that a quantizer may stand behind on the target.
 
+    These are the data inputs of layers and average pools, both sides of products of computed matrices, and the
+    inputs of the additions and max pools that ``tensor`` names, by name with wildcards, as for ``place-qdq``.
     ``bins`` is the resolution of the histograms: a power of two, half of the bins for negative values.
+
+    ``moving-average`` also averages the range over batches, for ``place-qdq{method=moving-average}``: each batch moves
+    either end by ``rate`` of its difference, towards the extremes of the batch or, below 100, its ``percentile``. The
+    result depends on the order and the size of the batches; histograms do not.
     """
 
     bins: int = 4096
+    tensor: tuple[str, ...] = ()
+    moving_average: bool = False
+    rate: float = 0.01
+    percentile: float = 100.0
 
     name: ClassVar[str] = "observe"
     contract: ClassVar[Contract] = Contract(
@@ -34,22 +47,35 @@ class Observe(Pass):
     def __post_init__(self) -> None:
         if self.bins < 256 or self.bins & (self.bins - 1):
             raise ValueError(f"bins={self.bins} is no power of two of at least 256")
+        try:
+            self._average()
+        except InputError as error:
+            raise ValueError(error.what) from None
+
+    def _average(self) -> MovingAverageRange:
+        return MovingAverageRange(self.rate, self.percentile)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        """Wrap each observed value in a ``quant.observe`` that holds its histogram."""
-        points: dict[Value, None] = {}
-        for op in layers(graph):
-            data = op.operands[0]
-            assert data is not None
-            if data.type.is_float and constant_data(data) is None:
-                points[data] = None
-        if not points:
+        """Wrap each observed value in a ``quant.observe`` that holds what was seen of it."""
+        ops = quantizable_ops(graph, context.target, self.tensor)
+        values = list(dict.fromkeys(p.value for op in ops if op.obstacle is None for p in op.points))
+        if not values:
             return graph
         if context.samples is None:
             raise UsageError("calibration needs samples", where="pass observe", remedy="pass samples (--data)")
-        found = collect_histograms(graph, list(points), context.samples, bins=self.bins, progress=context.progress)
+        averages = [self._average() for _ in values]
+
+        def average(batch: Sequence[Histogram]) -> None:
+            if self.moving_average:
+                averages[:] = [a.moved(h) for a, h in zip(averages, batch, strict=True)]
+
+        found = collect_histograms(
+            graph, values, context.samples, bins=self.bins, progress=context.progress, executor=context.executor,
+            provider=context.provider, each=average,
+        )  # fmt: skip
         wrapped: dict[Value, Value] = {}
-        for value, histogram in zip(points, found, strict=True):
+        for value, histogram, moved in zip(values, found, averages, strict=True):
             origins = () if value.producer is None else value.producer.origins
-            wrapped[value] = apply(quant.Observe.of(histogram), value, origins=origins)
+            ends = moved.range() if moved.batches else ()
+            wrapped[value] = apply(quant.Observe.of(histogram, ends), value, origins=origins)
         return substitute(graph, wrapped)

@@ -1,13 +1,17 @@
-"""Put a quantizer and a dequantizer in front of every layer the target computes in integers."""
+"""Put a quantizer and a dequantizer in front of what the target computes in integers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, ClassVar
 
+from amctc.analysis import value_range
 from amctc.contract import Changes, Contract
 from amctc.errors import UsageError
-from amctc.ir import Graph, Op, Value, apply, layer_name
+from amctc.intervals import Interval
+from amctc.ir import Graph, Op, Value, apply, layer_name, with_operands
 from amctc.ops import quant
 from amctc.options import converted
 from amctc.pipeline import Context, Pass, register
@@ -15,23 +19,34 @@ from amctc.spec import PassSpec, parse_specs
 from amctc.substitute import convert
 from amctc.types import QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED
-from amctc_passes.quantize.layers import integer_obstacle, layers, matching, names, quantized_name
+from amctc_passes.quantize.layers import matching, quantized_name
+from amctc_passes.quantize.points import Point, QuantizableOp, quantizable_ops
 from amctc_passes.quantize.ranges import STORAGE, Method, Scheme
+from amctc_passes.quantize.sharing import Share, range_groups
 
 
 @register
 @dataclass(frozen=True)
 class PlaceQdq(Pass):
-    """Quantize the data input of every layer, per tensor, by the ranges that ``observe`` found.
+    """Quantize what layers and average pools read, per tensor, by the ranges that ``observe`` found.
 
-    ``skip`` lists layers to leave in float and ``override`` changes options for some, both by name with wildcards:
-    ``override=["block*{method=min-max symmetric}"]``. A pattern that matches no layer is an error.
+    Both sides of a product of computed matrices are quantized, without offsets; ``two-sided=false`` leaves these
+    products in float. ``tensor`` quantizes the inputs of additions and max pools too, as ``observe`` was told.
+    ``share`` says which values take one range: ``requant`` (the default) where a layer's result then leaves the
+    accumulator as int8 in one step, ``moves`` all that only moves of elements connect, ``joins`` also the inputs of a
+    quantized addition; ``off`` none.
+
+    ``skip`` lists ops to leave in float and ``override`` changes options for some, both by name with wildcards:
+    ``override=["block*{method=min-max symmetric}"]``. A pattern that matches nothing is an error.
     """
 
     bits: int = 8
     symmetric: bool = False
     method: Method = "mse"
     percentile: float = 99.99
+    share: Share = "requant"
+    two_sided: bool = True
+    tensor: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     override: tuple[str, ...] = ()
 
@@ -49,52 +64,35 @@ class PlaceQdq(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Place quantizers (one per value and type, shared by its readers) and drop the observers."""
-        schemes = self._schemes(graph)
-        skipped = matching(names(graph), self.skip, "skip")
-        chosen: dict[Op, Scheme] = {}
-        for op in layers(graph):
-            name = layer_name(op)
-            reason = "skipped on request" if name in skipped else integer_obstacle(op, context.target)
-            if reason is None and not _observed(op.operands[0]):
-                reason = "its input was not observed"
-            if reason is None:
-                chosen[op] = schemes.get(name, self._scheme(self))
-            else:
+        candidates = quantizable_ops(graph, context.target, self.tensor)
+        names = [layer_name(c.op) for c in candidates]
+        schemes, skipped = self._schemes(names), matching(names, self.skip, "skip")
+        chosen: dict[Point, Scheme] = {}
+        for candidate, name in zip(candidates, names, strict=True):
+            reason = "skipped on request" if name in skipped else self._obstacle(candidate)
+            if reason is not None:
                 context.note(self.name, name, f"left in float: {reason}")
-        shared: dict[tuple[Value, QuantizedType], Value] = {}
-        return convert(graph, lambda op, operands: self._placed(op, operands, chosen, shared))
+                continue
+            scheme = schemes.get(name, self._scheme(self))
+            if candidate.symmetric:
+                scheme = replace(scheme, symmetric=True)
+            chosen.update(dict.fromkeys(candidate.points, scheme))
+        return _placed(graph, _types(chosen, range_groups(graph, list(chosen), self.share, context.target)))
 
-    def _placed(
-        self, op: Op, operands: tuple[Value | None, ...], chosen: dict[Op, Scheme],
-        shared: dict[tuple[Value, QuantizedType], Value],
-    ) -> tuple[Value, ...] | None:  # fmt: skip
-        if isinstance(op.kind, quant.Observe):
-            source = operands[0]
-            assert source is not None
-            return (source,)
-        if op not in chosen:
-            return None
-        observed, source = op.operands[0], operands[0]
-        assert observed is not None
-        assert observed.producer is not None
-        assert source is not None
-        observer = observed.producer.kind
-        assert isinstance(observer, quant.Observe)
-        to = chosen[op].quantized_type(observer.histogram, source)
-        if (source, to) not in shared:
-            count = sum(v is source for v, _ in shared)
-            name = quantized_name(source, op, "input") + (f".{count}" if count else "")
-            quantized = apply(quant.Quantize(to), source, name=name)
-            shared[source, to] = apply(quant.Dequantize(), quantized, name=f"{name}.dequant")
-        result = apply(op.kind, shared[source, to], *operands[1:], name=op.result.name)
-        return (result,)
+    def _obstacle(self, candidate: QuantizableOp) -> str | None:
+        if candidate.obstacle is not None:
+            return candidate.obstacle
+        if candidate.symmetric and not self.two_sided:
+            return "both sides are computed (two-sided=false)"
+        unobserved = any(_observer(p.value) is None for p in candidate.points)
+        return "its input was not observed" if unobserved else None
 
     @staticmethod
     def _scheme(options: PlaceQdq) -> Scheme:
         return Scheme(options.bits, options.symmetric, options.method, options.percentile)
 
-    def _schemes(self, graph: Graph) -> dict[str, Scheme]:
-        """Schemes of the layers that overrides name; a later override wins."""
+    def _schemes(self, names: Sequence[str]) -> dict[str, Scheme]:
+        """Schemes of the ops that overrides name; a later override wins."""
         found: dict[str, Scheme] = {}
         for text in self.override:
             pattern, brace, options = text.partition("{")
@@ -106,7 +104,7 @@ class PlaceQdq(Pass):
                 changed = replace(self, skip=(), override=(), **_changes(spec))
             except ValueError as error:
                 raise UsageError(f"override {text!r}: {error}") from None
-            for name in matching(names(graph), [pattern.strip()], "override"):
+            for name in matching(names, [pattern.strip()], "override"):
                 found[name] = self._scheme(changed)
         return found
 
@@ -124,5 +122,47 @@ def _changes(spec: PassSpec) -> dict[str, Any]:
     return changes
 
 
-def _observed(value: Value | None) -> bool:
-    return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Observe)
+def _types(chosen: Mapping[Point, Scheme], groups: Mapping[Value, Value]) -> dict[Point, QuantizedType]:
+    """The type at each point: points of one group and scheme take one, from all that was seen of their values."""
+    members: dict[tuple[Value, Scheme], dict[Value, None]] = {}
+    for point, scheme in chosen.items():
+        members.setdefault((groups[point.value], scheme), {})[point.value] = None
+    types: dict[tuple[Value, Scheme], QuantizedType] = {}
+    for key, values in members.items():
+        ranges = [value_range(v) for v in values]
+        bounds = Interval(min(r.low for r in ranges), max(r.high for r in ranges))
+        seen = reduce(quant.Observe.merged, (o for o in map(_observer, values) if o is not None))
+        types[key] = key[1].quantized_type(seen, bounds)
+    return {point: types[groups[point.value], scheme] for point, scheme in chosen.items()}
+
+
+def _placed(graph: Graph, types: Mapping[Point, QuantizedType]) -> Graph:
+    """The graph without observers, with what stands at each point quantized and dequantized."""
+    shared: dict[tuple[Value, QuantizedType], Value] = {}
+
+    def through_integers(op: Op, position: int, source: Value) -> Value:
+        to = types[Point(op, position)]
+        if (source, to) not in shared:
+            count = sum(v is source for v, _ in shared)
+            name = quantized_name(source, op, f"input{position or ''}") + (f".{count}" if count else "")
+            quantized = apply(quant.Quantize(to), source, name=name)
+            shared[source, to] = apply(quant.Dequantize(), quantized, name=f"{name}.dequant")
+        return shared[source, to]
+
+    def placed(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+        if isinstance(op.kind, quant.Observe):
+            source = operands[0]
+            assert source is not None
+            return (source,)
+        if not any(Point(op, position) in types for position in range(len(operands))):
+            return None
+        return with_operands(op, tuple(
+            through_integers(op, i, o) if o is not None and Point(op, i) in types else o for i, o in enumerate(operands)
+        )).results  # fmt: skip
+
+    return convert(graph, placed)
+
+
+def _observer(value: Value) -> quant.Observe | None:
+    kind = None if value.producer is None else value.producer.kind
+    return kind if isinstance(kind, quant.Observe) else None

@@ -1,4 +1,4 @@
-"""From an observed histogram to a quantized type: method, symmetry, and the relu6 rule of the target."""
+"""From what was observed to a quantized type: method, symmetry, and the relu6 rule of the target."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from amctc.analysis import value_range
-from amctc.ir import Value
+from amctc.errors import UsageError
+from amctc.intervals import Interval
 from amctc.numerics import thresholds
 from amctc.numerics.affine import affine_parameters
-from amctc.numerics.entropy import entropy
-from amctc.numerics.histogram import Histogram
-from amctc.numerics.ifmr import ifmr_from_histogram
+from amctc.ops import quant
 from amctc.types import I4, I8, I16, QuantizedType
 
-Method = Literal["mse", "percentile", "min-max", "entropy", "ifmr"]
+Method = Literal["mse", "percentile", "min-max", "entropy", "ifmr", "hfmg", "moving-average"]
 
 STORAGE = {4: I4, 8: I8, 16: I16}
 
@@ -30,25 +28,26 @@ class Scheme:
     method: Method
     percentile: float
 
-    def quantized_type(self, histogram: Histogram, value: Value) -> QuantizedType:
-        """The per-tensor type for ``value``, whose observations ``histogram`` holds."""
-        low, high = self._range(histogram)
+    def quantized_type(self, seen: quant.Observe, bounds: Interval) -> QuantizedType:
+        """The per-tensor type for values that were observed so and are known to lie within ``bounds``.
+
+        Raises :class:`UsageError` for a moving average that was not observed.
+        """
+        low, high = self._range(seen)
         scale, zero_point = affine_parameters(low, high, bits=self.bits, symmetric=self.symmetric)
-        bounds = value_range(value)
         if bounds.low >= 0 and bounds.high == RELU6:
             scale = below_relu6(scale, zero_point, self.bits)
         return QuantizedType.per_tensor(float(scale), zero_point, STORAGE[self.bits])
 
-    def _range(self, histogram: Histogram) -> tuple[float, float]:
-        if self.method == "percentile":
-            return thresholds.percentile(histogram, self.percentile)
-        if self.method == "mse":
-            return thresholds.mse(histogram, bits=self.bits, symmetric=self.symmetric)
-        if self.method == "entropy":
-            return entropy(histogram, bits=self.bits, symmetric=self.symmetric)
-        if self.method == "ifmr":
-            return ifmr_from_histogram(histogram, bits=self.bits, symmetric=self.symmetric)
-        return thresholds.min_max(histogram)
+    def _range(self, seen: quant.Observe) -> tuple[float, float]:
+        if self.method == "moving-average":
+            if not seen.average:
+                remedy = "write observe{moving-average}, or --set observe.moving-average=true"
+                raise UsageError("no moving average was observed", remedy=remedy)
+            return seen.average[0], seen.average[1]
+        searched: dict[str, float] = {"bits": self.bits, "symmetric": self.symmetric}
+        options = {"min-max": {}, "percentile": {"p": self.percentile}}.get(self.method, searched)
+        return thresholds.METHODS[self.method](seen.histogram, **options)
 
 
 RELU6 = 6.0

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from amctc.errors import InputError
 from amctc.numerics._even_bins import EvenBins
 from amctc.numerics.affine import affine_parameters
-from amctc.numerics.hfmg import HfmgHistogram
+from amctc.numerics.hfmg import HfmgHistogram, hfmg_from_histogram
+from amctc.numerics.histogram import Histogram
 
 GOLDEN = Path(__file__).resolve().parents[3].parent / "shared" / "golden"
 
@@ -127,3 +128,59 @@ def test_bad_input() -> None:
         h.range(bits=1)
     with pytest.raises(ValueError, match="read-only"):
         h.counts[0] = 1
+
+
+# ------------------------------------------------------------------------------------------------ streaming histogram
+
+
+def test_streaming_by_hand() -> None:
+    """100 values in each of four bins of an eighth, three empty bins, one value in the eighth bin.
+
+    The upper end gives up its one value first, which leaves seven bins, then the empty bins and a full one, which
+    leaves three. With seven one value of 401 is clipped, by half a bin; with three a quarter of them are.
+    """
+    values = np.concatenate([np.linspace(0, 0.4999, 400), [0.999]])
+    assert hfmg_from_histogram(Histogram.empty(16).updated(values)) == (0.0, 0.875)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in GOLDEN.glob("hfmg_*.npz")))
+def test_streaming_is_within_a_bin_of_either_histogram(name: str) -> None:
+    with np.load(GOLDEN / f"{name}.npz") as data:
+        bins = json.loads(str(data["params_json"]))["nbins"]
+        tool, h = HfmgHistogram.empty(bins), Histogram.empty()
+        for batch in data["in_batches"]:
+            tool, h = tool.updated(batch), h.updated(batch)
+    bin_of_tool = (tool.high - tool.low) / bins
+    np.testing.assert_allclose(hfmg_from_histogram(h), tool.range(), rtol=0, atol=bin_of_tool + h.width)
+
+
+@given(
+    st.lists(st.lists(st.floats(-100, 100, width=32), min_size=1), min_size=1, max_size=5), st.permutations(range(5)),
+    st.sampled_from((4, 8)),
+)  # fmt: skip
+def test_streaming_does_not_depend_on_order(data: list[list[float]], order: list[int], bits: int) -> None:
+    def found(batches: list[list[float]]) -> tuple[float, float]:
+        h = Histogram.empty(256)
+        for batch in batches:
+            h = h.updated(batch)
+        low, high = hfmg_from_histogram(h, bits=bits)
+        assert h.low <= low <= high <= h.high
+        return low, high
+
+    assert found(data) == found([data[i] for i in order if i < len(data)])
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5, 1e30])
+def test_streaming_constant_data(value: float) -> None:
+    h = Histogram.empty().updated(np.full(9, value))
+    assert hfmg_from_histogram(h) == (h.low, h.high)
+
+
+def test_streaming_bad_input() -> None:
+    with pytest.raises(InputError, match="no data"):
+        hfmg_from_histogram(Histogram.empty())
+    for values in ([1.0], [0.0, 1.0]):
+        with pytest.raises(InputError):
+            hfmg_from_histogram(Histogram.empty().updated(values), bits=1)
+    with pytest.raises(InputError, match="cannot divide"):
+        hfmg_from_histogram(Histogram.empty().updated([-3e38, 3e38]))

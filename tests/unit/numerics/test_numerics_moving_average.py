@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amctc.errors import InputError
+from amctc.numerics.histogram import Histogram
 from amctc.numerics.moving_average import MovingAverageRange
 
 batches = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=5), min_size=1, max_size=5)
@@ -43,6 +44,15 @@ def test_it_stays_between_the_ranges_of_the_batches(data: list[list[float]], rat
     assert min(highs) <= high <= max(highs)
     if rate == 1.0:
         assert (low, high) == (lows[-1], highs[-1])
+
+
+@given(batches, st.sampled_from((90.0, 100.0)))
+def test_histograms_of_batches_will_do(data: list[list[float]], p: float) -> None:
+    values = histograms = MovingAverageRange(rate=0.3, p=p)
+    for batch in data:
+        values, histograms = values.updated(batch), histograms.moved(Histogram.empty().updated(batch))
+    assert values == histograms
+    assert histograms.moved(Histogram.empty()) is histograms
 
 
 def test_bad_averages() -> None:

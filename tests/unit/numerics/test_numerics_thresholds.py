@@ -66,7 +66,7 @@ def test_no_data_is_an_error(method: object) -> None:
 
 
 def test_registry() -> None:
-    assert set(METHODS) == {"min-max", "percentile", "mse", "entropy", "ifmr"}
+    assert set(METHODS) == {"min-max", "percentile", "mse", "entropy", "ifmr", "hfmg"}
     h = observed(samples("normal"))
     assert METHODS["min-max"](h) == min_max(h)
     assert METHODS["percentile"](h) == percentile(h)

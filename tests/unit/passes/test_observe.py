@@ -135,3 +135,25 @@ def test_observing_twice_is_refused(run) -> None:
     observed = run("observe", two_layers(), batches(1)).graph
     with pytest.raises(UsageError, match="without observers"):
         run("observe", observed, batches(1))
+
+
+def test_what_the_target_cannot_quantize_is_not_observed(run) -> None:
+    stack = GraphInput("x", TensorType((2, 4, 3), F32))
+    graph = Graph((stack,), (apply(nn.MatMul(), stack, weights(2, 3, 5)),), ("y",))
+    assert run("observe", graph).graph is graph
+
+
+def test_moving_average_by_hand(run) -> None:
+    samples = [{"x": np.float32([[low, 0, high]])} for low, high in ((-1, 1), (-2, 5), (-1, 1))]
+    seen = observers(run("observe{moving-average rate=0.25}", two_layers(), samples).graph)["x"]
+    assert seen.average == (-1.1875, 1.75)  # 1 → 2 → 1.75 and -1 → -1.25 → -1.1875
+    assert (seen.low, seen.high) == (-2.0, 5.0)
+    backwards = observers(run("observe{moving-average rate=0.25}", two_layers(), samples[1:]).graph)["x"]
+    assert backwards.average == (-1.75, 4.0), "the first batch sets the range"
+    assert observers(run("observe", two_layers(), samples).graph)["x"].average == ()
+
+
+@pytest.mark.parametrize("option", ["rate=0", "rate=1.5", "percentile=50", "percentile=101"])
+def test_averages_are_checked(option: str, run) -> None:
+    with pytest.raises(UsageError, match=option.split("=")[0]):
+        run(f"observe{{moving-average {option}}}", two_layers(), batches(1))

@@ -100,6 +100,41 @@ def test_methods_differ_as_they_should(run) -> None:
     assert widths["method=mse"] <= widths["method=min-max"]
 
 
+def test_hfmg_clips_outliers(run) -> None:
+    values = RNG.standard_normal((16, 2, 64, 64)).astype(np.float32)
+    values[0, 0, 0, 0] = 20.0
+    image = GraphInput("x", TensorType(("N", 2, 64, 64), F32))
+    graph = Graph((image,), (conv(image, "c"),), ("y",))
+    elem = type_of(run, graph, "observe,place-qdq{method=hfmg}", [{"x": values}])
+    # Empty bins of the upper end go first; what is left holds nearly all of a normal distribution.
+    assert 6.0 < elem.scales[0] * 255 < 14.0
+
+
+def test_moving_average_by_hand(run) -> None:
+    batches = [(0.0, 1.0), (-1.0, 3.0), (0.0, 1.0)]
+    samples = [{"x": ramp(low, high)[0]["x"]} for low, high in batches]
+    found = run("observe{moving-average rate=0.5},place-qdq{method=moving-average}", one_layer(), samples).graph
+    elem = quantizers(found)["c"]
+    assert elem is not None
+    assert elem.scales == (float(np.float32((1.5 + 0.25) / 255)),)  # 1 → 2 → 1.5 and 0 → -0.5 → -0.25
+    assert elem.zero_points == (-128 + round(0.25 / (1.75 / 255)),)
+
+
+def test_moving_average_of_percentiles(run) -> None:
+    values = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(1, 2, 4, 4).copy()
+    values[0, 0, 0, 0] = -100.0
+    text = "observe{moving-average percentile=90 rate=1},place-qdq{method=moving-average}"
+    elem = quantizers(run(text, one_layer(), [{"x": values}]).graph)["c"]
+    assert elem is not None
+    assert 0.8 / 255 < elem.scales[0] < 1.0 / 255
+
+
+def test_a_moving_average_must_be_observed(run) -> None:
+    with pytest.raises(UsageError, match="no moving average was observed") as caught:
+        run("observe,place-qdq{method=moving-average}", one_layer(), ramp(-1, 1))
+    assert "observe{moving-average}" in (caught.value.remedy or "")
+
+
 def test_default_is_the_least_squared_error(run) -> None:
     samples = [{"x": RNG.standard_normal((8, 2, 4, 4)).astype(np.float32)}]
     default, mse, widest = (
@@ -269,10 +304,10 @@ def test_layers_without_integer_form_are_noted(run) -> None:
     def of(value: Value, x: GraphInput = rows) -> Graph:
         return Graph((x,), (value,), ("y",))
 
-    transpose = apply(nn.ConvTranspose((1, 1), (0, 0, 0, 0), (1, 1)), IMAGE, weights(2, 2, 1, 1), origins=origin)
-    assert "ConvTranspose" in note(run, of(transpose, IMAGE), ramp(-1, 1))
-    both = apply(nn.MatMul(), rows, apply(nn.Transpose((1, 0)), rows))
-    assert note(run, of(both), samples) == "left in float: both sides are computed"
+    transpose = apply(nn.ConvTranspose((1, 1), (0, 0, 0, 0), (2, 2)), IMAGE, weights(2, 2, 2, 2), origins=origin)
+    assert note(run, of(transpose, IMAGE), ramp(-1, 1)) == "left in float: a dilated transposed convolution"
+    vector = apply(nn.MatMul(), rows, apply(nn.ReduceSum((0,), False), rows))
+    assert note(run, of(vector), samples) == "left in float: both sides are computed, one of them a vector"
     weight = apply(nn.Transpose((1, 0)), apply(nn.Relu(), rows))
     assert note(run, of(apply(nn.Gemm(), rows, weight)), samples).endswith("the weight is computed, not constant")
     alpha = apply(nn.Gemm(2.0), rows, weights(3, 4))
