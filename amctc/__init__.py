@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from amctc.backends.exchange import to_graphsurgeon, to_networkx
     from amctc.contract import Changes, Contract, Exact, Fact, Lossy, Rounding
     from amctc.errors import AmctcError
+    from amctc.executors import open_executor
     from amctc.frontends.graphsurgeon import from_graphsurgeon
     from amctc.ir import Graph, Op, Value, apply, const
+    from amctc.onnx_bridge.custom_ops import register_custom_ops
     from amctc.ops import ascend, nn, onnx, quant
     from amctc.parser import parse_graph
-    from amctc.pattern import Match, NoMatch, any_value, either, op, weight
+    from amctc.pattern import Match, NoMatch, any_value, either, number, op, weight
     from amctc.pipeline import Context, Pass, PatternPass, Pipeline, register
     from amctc.rewrite import Rewrite, apply_rewrites, explain
     from amctc.session import Session
@@ -32,10 +34,12 @@ _HOME = {
     "amctc.backends.exchange": ("to_graphsurgeon", "to_networkx"),
     "amctc.contract": ("Changes", "Contract", "Exact", "Fact", "Lossy", "Rounding"),
     "amctc.errors": ("AmctcError",),
+    "amctc.executors": ("open_executor",),
     "amctc.frontends.graphsurgeon": ("from_graphsurgeon",),
     "amctc.ir": ("Graph", "Op", "Value", "apply", "const"),
+    "amctc.onnx_bridge.custom_ops": ("register_custom_ops",),
     "amctc.parser": ("parse_graph",),
-    "amctc.pattern": ("Match", "NoMatch", "any_value", "either", "op", "weight"),
+    "amctc.pattern": ("Match", "NoMatch", "any_value", "either", "number", "op", "weight"),
     "amctc.pipeline": ("Context", "Pass", "PatternPass", "Pipeline", "register"),
     "amctc.rewrite": ("Rewrite", "apply_rewrites", "explain"),
     "amctc.session": ("Session",),
@@ -48,8 +52,8 @@ __all__ = [
     "AmctcError", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Graph", "Lossy", "Match",
     "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value",
     "apply", "apply_rewrites", "ascend", "compress", "const", "either", "evaluate", "explain", "from_graphsurgeon",
-    "load", "nn", "onnx", "op", "open_samples_for", "parse_graph", "print_graph", "quant", "register", "save",
-    "testing", "to_graphsurgeon", "to_networkx", "weight",
+    "load", "nn", "number", "onnx", "op", "open_executor", "open_samples_for", "parse_graph", "print_graph",
+    "quant", "register", "register_custom_ops", "save", "testing", "to_graphsurgeon", "to_networkx", "weight",
 ]  # fmt: skip
 
 

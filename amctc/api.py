@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from amctc.backends.deploy import export_deploy
-from amctc.backends.onnx_file import model_bytes, save
-from amctc.backends.record import record_text
+from amctc.backends.onnx_file import save, save_into, saved_size
+from amctc.backends.record import layer_records, record_text
 from amctc.calibrate.preprocess import Preprocess
 from amctc.calibrate.samples import Samples, from_iterable, open_samples
 from amctc.errors import UnsupportedError
+from amctc.evaluation import evaluate
+from amctc.executors import SerialExecutor
 from amctc.files import output_folder
 from amctc.frontends.onnx_file import load
-from amctc.ir import Graph, constant_data
-from amctc.numerics.error import ErrorStatistics
+from amctc.ir import Graph, Value, constant_data, layer_name
+from amctc.onnx_bridge.carried_weights import carried_weights, random_ops
+from amctc.onnx_bridge.storage import EXTERNAL_ABOVE
+from amctc.ops import nn, quant
 from amctc.pipeline import Context, PassRecord, Pipeline
-from amctc.preset import load_preset
+from amctc.preset import Preset, load_preset
 from amctc.report.build import build_report
-from amctc.report.compare import compare
-from amctc.report.model import CompressionReport, Evaluation
+from amctc.report.compare import Comparison, compare
+from amctc.report.model import CompressionReport
 from amctc.session import FUSION_KEY, TARGET_KEY, Session, compiled, graph_kind, input_specs
 from amctc.targets import DEFAULT_TARGET, Profile, load_profile
-from amctc.types import Array
 from amctc.variants import evaluate_variants
 
 AnyPath = str | PathLike[str]
@@ -62,8 +63,9 @@ class Compression:
 
 def compress(
     model: AnyPath | Graph,
-    samples: Samples | Iterable[Any],
+    samples: Samples | Iterable[Any] | None = None,
     *,
+    path: AnyPath | None = None,
     target: str | Profile = DEFAULT_TARGET,
     out: AnyPath | None = None,
     preset: str = "default",
@@ -71,26 +73,35 @@ def compress(
     preprocess: str | None = None,
     seed: int = 0,
     compare_samples: int = 32,
+    executor: Executor | None = None,
+    provider: str = "cpu",
+    external_data_threshold: int = EXTERNAL_ABOVE,
     progress: Progress = _silent,
 ) -> Compression:
     """Quantize a model for ``target`` and simulate the result.
 
-    ``samples`` calibrate: an iterable of batches ``{input name: array, batch axis first}``, or :class:`Samples`.
-    ``preprocess`` is only recorded, so that ``amctc eval`` can prepare other samples alike.
-    ``options`` change passes of the preset: ``{"place-qdq": {"skip": ("conv1",)}}``. The first ``compare_samples``
-    samples are run through the float, the QDQ and the integer model for the report. With ``out`` four files are
-    written into that folder, all or none. Raises :class:`amctc.errors.AmctcError` of the kind that fits.
+    ``model`` is a float model, or one with quantizers (QDQ): those are kept, nothing is calibrated, and it is lowered
+    only. ``samples`` calibrate: an iterable of batches ``{input name: array, batch axis first}``, or :class:`Samples`;
+    a preset that calibrates nothing needs none, and then nothing is compared.
+    ``path`` says where a graph given as ``model`` was read, and ``preprocess`` how the samples were prepared: both are
+    only recorded, for the report and for ``amctc eval``. ``options`` change passes of the preset:
+    ``{"place-qdq": {"skip": ("conv1",)}}``. The first ``compare_samples`` samples are run through the float, the QDQ
+    and the integer model for the report. ``executor`` runs batches (the result is the same on any), ``provider`` is
+    where ONNX Runtime computes. With ``out`` four files are written into that folder, all or none; past
+    ``external_data_threshold`` bytes a model's weights get a file of their own. Raises
+    :class:`amctc.errors.AmctcError` of the kind that fits.
     """
     clock = _Clock()
     profile = target if isinstance(target, Profile) else load_profile(target)
-    stages = load_preset(preset).with_options({k: dict(v) for k, v in (options or {}).items()})
+    read_from = model if path is None and not isinstance(model, Graph) else path
     graph = model if isinstance(model, Graph) else load(model)
-    if graph_kind(graph) != "float":
-        raise UnsupportedError(f"a {graph_kind(graph)} model is quantized already", where=_shown(model),
-                               remedy="compress the float model it was made from")  # fmt: skip
-    source = samples if isinstance(samples, Samples) else from_iterable(samples, input_specs(graph))
-    source.require_batch()
-    context = Context(samples=source, seed=seed, target=profile, progress=progress)
+    stages = _stages(preset, graph, read_from).with_options({k: dict(v) for k, v in (options or {}).items()})
+    source = samples if samples is None or isinstance(samples, Samples) else from_iterable(samples, input_specs(graph))
+    if source is not None:
+        source.require_batch()
+    context = Context(samples=source, seed=seed, target=profile, progress=progress,
+                      executor=executor or SerialExecutor(), provider=provider)  # fmt: skip
+    _remark(graph, context)
     records: list[PassRecord] = []
     clock.lap("load")
 
@@ -100,31 +111,56 @@ def compress(
         clock.lap(name)
         return result.graph
 
-    prepared = stage("prepare", stages.prepare, graph)
+    prepared = stage("balance", stages.balance, stage("prepare", stages.prepare, graph))
     quantized = stage("quantize", stages.quantize, prepared)
     lowered = stage("lower", stages.lower, quantized)
     deploy = lowered.with_metadata(**{TARGET_KEY.replace(".", "__"): profile.name, FUSION_KEY.replace(".", "__"): "on"})
     integer = compiled(deploy, profile)
-    comparison = compare(prepared, quantized, integer, source.limited(0, compare_samples), profile, progress)
+    comparison = Comparison()
+    if source is not None:
+        compared = source.limited(0, max(compare_samples, source.smallest_batch))
+        comparison = compare(prepared, quantized, integer, compared, profile, progress, provider=provider)
     clock.lap("compare")
-    deploy_bytes = bytes(export_deploy(deploy).SerializeToString(deterministic=True))
     report = build_report(
-        model=_shown(model) or graph.name, pipeline=str(stages), preprocess=preprocess,
+        model=graph.name if read_from is None else fspath(read_from), pipeline=str(stages), preprocess=preprocess,
         atc=atc_command(deploy, profile), target=profile,
         float_graph=prepared, qdq_graph=quantized, integer_graph=integer, comparison=comparison,
-        bytes_before=Path(model).stat().st_size if not isinstance(model, Graph) else _weight_bytes(graph),
-        bytes_after=len(deploy_bytes), notes=context.notes, passes=records,
+        bytes_before=max(_weight_bytes(graph), 0 if read_from is None else Path(read_from).stat().st_size),
+        bytes_after=saved_size(deploy, FILES["deploy"], external_data_threshold=external_data_threshold),
+        notes=context.notes, passes=records,
     )  # fmt: skip
     files: dict[str, Path] = {}
     if out is not None:
         with output_folder(out) as output:
-            output.write_bytes(FILES["deploy"], deploy_bytes)
-            output.write_bytes(FILES["fakequant"], model_bytes(quantized))
-            output.write_text(FILES["record"], record_text(quantized))
+            for key, saved in (("deploy", deploy), ("fakequant", quantized)):
+                save_into(output, FILES[key], saved, external_data_threshold=external_data_threshold)
+            output.write_text(FILES["record"], record_text(quantized) if layer_records(quantized) else "")
             output.write_text(FILES["report"], report.to_json())
         files = {key: Path(out) / name for key, name in FILES.items()}
     clock.lap("write")
     return Compression(prepared, quantized, deploy, integer, report, files, clock.seconds)
+
+
+def _remark(graph: Graph, context: Context) -> None:
+    """Note what is out of the ordinary about the model as it came."""
+    layers, carried = [op for op in graph.ops if isinstance(op.kind, nn.Layer)], list(carried_weights(graph))
+    if not layers:
+        why = "all layers with weights are carried" if carried else "the model has no layer with weights"
+        context.note("compress", graph.name, f"nothing to quantize: {why}")
+    for name, remark in (*carried, *random_ops(graph)):
+        context.note("compress", name, remark)
+    if wide := {str(op.result.type.elem) for op in layers} & {"f16", "f64", "bf16"}:
+        context.note("compress", graph.name, f"only float32 layers are quantized, and the model computes in "
+                     f"{', '.join(sorted(wide))}: export it in float32")  # fmt: skip
+    if graph_kind(graph) == "qdq":
+        context.note("compress", graph.name, "its quantizers came with the model: nothing was calibrated")
+        for op in layers:
+            if not any(map(_dequantized, op.operands)):
+                context.note("compress", layer_name(op), "left in float: the model brings no quantizers for it")
+
+
+def _dequantized(value: Value | None) -> bool:
+    return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Dequantize)
 
 
 class _Clock:
@@ -140,8 +176,15 @@ class _Clock:
         self._last = now
 
 
-def _shown(model: AnyPath | Graph) -> str | None:
-    return None if isinstance(model, Graph) else fspath(model)
+def _stages(preset: str, graph: Graph, read_from: AnyPath | None) -> Preset:
+    """The pipelines for this kind of model."""
+    kind, stages = graph_kind(graph), load_preset(preset)
+    if kind == "deploy":
+        where = None if read_from is None else fspath(read_from)
+        raise UnsupportedError(
+            "a deploy model is quantized already", where=where, remedy="compress the float model it was made from"
+        )
+    return stages.adopting() if kind == "qdq" else stages
 
 
 def _weight_bytes(graph: Graph) -> int:
@@ -154,9 +197,11 @@ def atc_command(graph: Graph, target: Profile) -> str:
     shapes = ";".join(
         f"{i.name}:{','.join(str(d) if isinstance(d, int) else '1' for d in i.type.dims)}" for i in graph.inputs
     )
+    images = any(i.type.shape is not None and len(i.type.shape) == 4 for i in graph.inputs)
+    layout = "NCHW" if images else "ND"
     return (
         f"atc --framework=5 --model={FILES['deploy']} --output=model "
-        f'--soc_version={target.soc_version} --input_format=NCHW --input_shape="{shapes}"'
+        f'--soc_version={target.soc_version} --input_format={layout} --input_shape="{shapes}"'
     )
 
 
@@ -168,48 +213,16 @@ def open_samples_for(
     labels: AnyPath | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
+    input_shape: str | None = None,
+    data_types: str | None = None,
 ) -> Samples:
     """Samples at ``path`` in the form a model wants; see :func:`amctc.calibrate.samples.open_samples`."""
     inputs = model.inputs if isinstance(model, Session) else input_specs(model)
     parsed = Preprocess.parse(preprocess) if isinstance(preprocess, str) else preprocess
-    return open_samples(path, inputs, preprocess=parsed, labels=labels, batch_size=batch_size, limit=limit)
-
-
-def evaluate(
-    session: Session, samples: Samples, reference: Session | None = None, *, progress: Progress = _silent
-) -> Evaluation:
-    """Top-1 and top-5 against the samples' labels, agreement and SQNR against a reference model, on the first output.
-
-    Shares are of samples; a row's classes are all its elements. Agreement is the share of equal largest elements.
-    """
-    hits1 = hits5 = agreeing = seen = 0
-    classes = 0
-    error = ErrorStatistics()
-    labels = samples.labels
-    for feeds in samples:
-        scores = _rows(session.run(feeds)[session.output_names[0]])
-        if labels is not None:
-            wanted = labels[seen : seen + len(scores), None]
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-            hits1 += int((order[:, :1] == wanted).sum())
-            hits5 += int((order == wanted).any(axis=1).sum())
-        if reference is not None:
-            expected = _rows(reference.run(feeds)[reference.output_names[0]])
-            error = error.updated(expected, scores)
-            agreeing += int((expected.argmax(1) == scores.argmax(1)).sum())
-        seen, classes = seen + len(scores), scores.shape[1]
-        progress("evaluating", seen, len(samples))
-    return Evaluation(
-        samples=seen, top1=hits1 / seen if labels is not None else None,
-        top5=hits5 / seen if labels is not None and classes > 5 else None,
-        agreement=agreeing / seen if reference is not None else None,
-        sqnr_db=error.sqnr_db if reference is not None else None,
+    return open_samples(
+        path, inputs, preprocess=parsed, labels=labels, batch_size=batch_size, limit=limit, input_shape=input_shape,
+        data_types=data_types,
     )  # fmt: skip
-
-
-def _rows(array: Array) -> Array:
-    """One row of scores per sample, float64."""
-    return np.asarray(array, np.float64).reshape(len(array), -1)
 
 
 __all__ = [

@@ -8,12 +8,14 @@ import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, ClassVar, TypeVar
 
 from amctc.contract import Contract
 from amctc.errors import AmctcError, LimitError, UsageError
+from amctc.executors import SerialExecutor
 from amctc.ir import Graph
 from amctc.options import converted, describe_options, option_values
 from amctc.rewrite import Rewrite, RewriteLog, apply_rewrites
@@ -44,7 +46,8 @@ class Context:
 
     ``samples`` is a re-iterable source of batches ``{input name: array}``; ``target`` the chip compiled for; ``seed``
     feeds every random choice; ``progress`` is called during long work; ``verify`` checks the graph and the contract
-    after each pass. ``notes`` collects remarks.
+    after each pass. ``notes`` collects remarks. ``executor`` runs what is independent, batches for instance: no result
+    may depend on which one it is. ``provider`` names where ONNX Runtime computes: ``cpu``, ``cuda``, …
     """
 
     samples: Iterable[Batch] | None = None
@@ -55,6 +58,8 @@ class Context:
     trace: bool = False
     notes: list[Note] = field(default_factory=list)
     log: RewriteLog = field(default_factory=RewriteLog)
+    executor: Executor = field(default_factory=SerialExecutor)
+    provider: str = "cpu"
 
     def note(self, source: str, layer: str, text: str) -> None:
         """Record a remark about a layer."""

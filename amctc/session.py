@@ -11,32 +11,38 @@ from amctc.frontends.onnx_file import load
 from amctc.interp import Plan, fed
 from amctc.ir import Graph
 from amctc.kernels.ascend_table import ascend_table
+from amctc.onnx_bridge.deploy_form import TARGET_KEY as TARGET_KEY
 from amctc.onnx_bridge.runtime import CARRIED, FloatSession
 from amctc.ops import ascend, quant
 from amctc.pipeline import Context, Pipeline
 from amctc.targets import Profile, load_profile
 from amctc.types import Array
 
-TARGET_KEY, FUSION_KEY = "amctc.target", "amctc.fusion"
-"""Metadata of a deploy file: the chip it is for, and whether that chip's compiler will fuse it (N18)."""
+FUSION_KEY = "amctc.fusion"
+"""Metadata of a deploy file: whether its chip's compiler will fuse it (N18)."""
 
-COMPILE = "demote-float,pack-constants"
+COMPILE = "recompose,demote-float,pack-constants"
 COMPILE_FUSED = f"fuse-requant,{COMPILE}"
-"""What the target's graph compiler does to a deploy file before it runs (N18, N19, N26)."""
+"""What the target's graph compiler does to a deploy file before it runs (N18, N19, N26).
+
+The file holds the formula of a function that its opset lacks: found again, it rounds to float16 once, as before it was
+written.
+"""
 
 
 class Session:
     """A model ready to run.
 
     ``model`` is a path or a graph. A deploy model is compiled as its target would (``fusion=False`` leaves out the
-    fusions) and run by the integer interpreter; ``target`` is read from the file's metadata unless given. Raises
-    :class:`UsageError` for a deploy file of which nobody says the target. ``overflows`` counts accumulators outside
-    int32 per layer over all runs (N7).
+    fusions) and run by the integer interpreter; ``target`` is read from the file's metadata unless given. Float and
+    QDQ models run in ONNX Runtime on ``provider``. Raises :class:`UsageError` for a deploy file of which nobody says
+    the target. ``overflows`` counts accumulators outside int32 per layer over all runs (N7).
     """
 
     def __init__(
-        self, model: str | PathLike[str] | Graph, *, target: str | Profile | None = None, fusion: bool | None = None
-    ) -> None:
+        self, model: str | PathLike[str] | Graph, *, target: str | Profile | None = None, fusion: bool | None = None,
+        provider: str = "cpu",
+    ) -> None:  # fmt: skip
         graph = model if isinstance(model, Graph) else load(model)
         self.kind = graph_kind(graph)
         self.target: Profile | None = None
@@ -52,7 +58,7 @@ class Session:
             self._run: Plan | FloatSession = Plan(self.graph, table)
         else:
             self.graph = graph
-            self._run = FloatSession(graph, optimise=self.kind == "float")
+            self._run = FloatSession(graph, optimise=self.kind == "float", provider=provider)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for one batch of inputs by name; :class:`InputError` for inputs that do not fit."""
@@ -63,15 +69,19 @@ class Session:
 
 
 def graph_kind(graph: Graph) -> str:
-    """``deploy`` for a graph with ops of the target, ``qdq`` for one with quantizers, else ``float``."""
-    if any(isinstance(op.kind, ascend.KINDS) for op in graph.ops):
+    """``deploy`` for a graph made for a target, ``qdq`` for one with quantizers, else ``float``.
+
+    The file says its target also where no layer is left in integers: what it computes in float is float16 there.
+    """
+    if TARGET_KEY in dict(graph.metadata) or any(isinstance(op.kind, ascend.KINDS) for op in graph.ops):
         return "deploy"
     return "qdq" if any(isinstance(op.kind, quant.Quantize | quant.Dequantize) for op in graph.ops) else "float"
 
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
-    """What the samples for a graph must look like; inputs with a default need not be fed."""
-    return tuple(InputSpec(v.name, v.type.dims, v.type.elem.dtype) for v in graph.inputs if v.default is None)
+    """What the samples for a graph must look like; inputs with a default need none, those without a rank have none."""
+    fed = (v for v in graph.inputs if v.default is None and v.type.shape is not None)
+    return tuple(InputSpec(v.name, v.type.dims, v.type.elem.dtype) for v in fed)
 
 
 def compiled(graph: Graph, target: Profile, *, fusion: bool = True) -> Graph:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from amctc.calibrate.axes import batch_length
 from amctc.errors import UsageError
+from amctc.evaluation import sample_rows
 from amctc.frontends.onnx_file import load
 from amctc.ir import Graph
 from amctc.numerics.error import ErrorStatistics
@@ -63,14 +65,15 @@ def evaluate_variants(
 def _outputs(
     session: Session, samples: Iterable[Mapping[str, Array]], what: str, progress: Progress
 ) -> Iterator[Array]:
-    """The first output of each batch, one row per sample."""
+    """The first output of each batch, one row per sample if it has a batch axis."""
     total = len(samples) if hasattr(samples, "__len__") else 0  # type: ignore[arg-type]
     seen = 0
     for feeds in samples:
-        output = session.run(feeds)[session.output_names[0]]
-        seen += len(output)
+        size = batch_length(feeds)
+        rows = sample_rows(session.run(feeds)[session.output_names[0]], size)
+        seen += size
         progress(what, seen, max(seen, total))
-        yield output.reshape(len(output), -1)
+        yield rows
 
 
 def _compared(

@@ -19,11 +19,15 @@ MAX_BATCH_BYTES = 1 << 30  # what one batch may take in memory
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model: ``shape`` with the batch axis first (an int, a symbol or ``None`` each) and number type."""
+    """One input of a model: ``shape`` with the batch axis first (an int, a symbol or ``None`` each) and number type.
+
+    ``run`` tells that the first axis counts runs and is not fed (see :mod:`amctc.calibrate.axes`).
+    """
 
     name: str
     shape: tuple[int | str | None, ...]
     dtype: np.dtype[Any]
+    run: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -31,26 +35,13 @@ class InputSpec:
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
-    """The number of samples the model takes at a time, ``None`` if it takes any.
+    """The number of samples the model takes at a time, ``None`` if it takes any; the inputs share their first axis.
 
-    Raises :class:`UnsupportedError` for an input without a batch axis or inputs whose batch axes differ.
+    Raises :class:`UnsupportedError` for a model without inputs.
     """
     if not inputs:
         raise UnsupportedError("the model has no inputs, so it takes no samples")
-    for spec in inputs:
-        if not spec.shape:
-            raise UnsupportedError(
-                f"input {spec.name!r} is a scalar without batch axis",
-                remedy="make it a constant of the model",
-            )
-    sizes = {spec.shape[0]: spec.name for spec in inputs if isinstance(spec.shape[0], int) and spec.shape[0] > 0}
-    if len(sizes) > 1:
-        found = ", ".join(f"{size} ({name!r})" for size, name in sizes.items())
-        raise UnsupportedError(
-            f"the inputs have different first dimensions: {found}",
-            remedy="export the model with the batch axis first in every input",
-        )
-    return next((size for size in sizes if isinstance(size, int)), None)
+    return next((size for spec in inputs if isinstance(size := spec.shape[0], int) and size > 0), None)
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,10 @@ def require_memory(inputs: Sequence[InputSpec], shapes: Sequence[tuple[int, ...]
 
 def _family(dtype: np.dtype[Any]) -> str:
     """Number types within a family may be cast to each other, if the values fit."""
-    return "float" if is_float(dtype) else {"i": "integer", "u": "integer", "b": "bool"}.get(dtype.kind, dtype.name)
+    if is_float(dtype):
+        return "float"
+    kinds = {"i": "integer", "u": "integer", "b": "bool", "O": "text", "U": "text"}
+    return kinds.get(dtype.kind, dtype.name)
 
 
 def _check_plain(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -145,9 +139,10 @@ def _check_plain(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     if 0 in shape:
         raise InputError(f"input {spec.name!r} got no samples: {shape_text(shape)}", remedy="give at least one sample")
     if _family(spec.dtype) != _family(dtype):
+        wanted = "strings" if spec.dtype == object else spec.dtype.name
         raise InputError(
-            f"input {spec.name!r} wants {spec.dtype.name}, got {dtype.name}",
-            remedy=f"save the array as {spec.dtype.name}, normalised as in training",
+            f"input {spec.name!r} wants {wanted}, got {dtype.name}",
+            remedy=f"save the array as {wanted}" + (", normalised as in training" if is_float(spec.dtype) else ""),
         )
 
 

@@ -1,6 +1,7 @@
 """Samples for calibration and evaluation: batches of model inputs that can be read any number of times.
 
-They come from a folder of images, an ``.npz`` or ``.npy`` file, or Python objects; one batch at a time is in memory.
+They come from a folder of images, an ``.npz`` or ``.npy`` file, raw ``.bin`` files, token sequences in a ``.jsonl``
+file, a function of a Python file, or Python objects; one batch at a time is in memory.
 """
 
 from __future__ import annotations
@@ -8,16 +9,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from amctc.calibrate.arrays import ArrayFile, MemoryArrays
-from amctc.calibrate.images import open_folder
+from amctc.calibrate.arrays import MemoryArrays
+from amctc.calibrate.axes import with_sample_axis
+from amctc.calibrate.formats import open_source
 from amctc.calibrate.inputs import Feed, InputSpec, fixed_batch
-from amctc.calibrate.labels import array_labels
 from amctc.calibrate.preprocess import Preprocess
 from amctc.calibrate.sources import ArraySource, SampleSource, naming, require_labels
 from amctc.calibrate.spool import SpooledSource, as_arrays
@@ -42,6 +42,7 @@ AnyPath = str | os.PathLike[str]
 class Samples:
     """A range of samples as batches ``{input name: array}``, batch axis first, in the model's types and layouts.
 
+    Where inputs share no batch axis, a sample is all that one run is fed, and so is a batch (:mod:`~.axes`).
     Every pass (``iter(samples)``) gives the same batches. A model with a fixed batch gets batches of exactly that size;
     the ``dropped`` samples that do not fill the last one are left out of the batches, ``len`` and ``labels``.
     Reading may raise :class:`InputError` that names the file or the sample at fault.
@@ -56,7 +57,7 @@ class Samples:
         start: int = 0,
         stop: int | None = None,
     ) -> None:
-        self.inputs = tuple(inputs)
+        self.inputs = with_sample_axis(inputs)
         self._fixed = fixed_batch(self.inputs)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"a batch of {batch_size} samples", remedy="give a batch size of at least 1")
@@ -73,11 +74,16 @@ class Samples:
                     where=self._source.where,
                     remedy="give samples of one shape",
                 )
-            yield batch
+            yield {spec.name: batch[spec.name][0, ...] if spec.run else batch[spec.name] for spec in self.inputs}
 
     def __len__(self) -> int:
         first, last = self._range()
         return last - first
+
+    @property
+    def smallest_batch(self) -> int:
+        """Samples the model needs at least: its fixed batch, else one."""
+        return self._fixed or 1
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -134,32 +140,31 @@ def open_samples(
     labels: AnyPath | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
+    input_shape: str | None = None,
+    data_types: str | None = None,
 ) -> Samples:
     """The samples at ``path`` for a model with these ``inputs``; the first ``limit`` of them.
 
     A folder of images: all its images by name, or those that ``labels`` (or its ``labels.csv``) lists, in that order.
     An ``.npz``: one array per input with the batch axis first, and ``y`` for labels; for one input also ``x``. An
-    ``.npy``: the array of the one input. Folders, and uint8 images (N,H,W) or (N,H,W,C) in arrays, need ``preprocess``.
-    ``labels`` is a CSV file and goes before other labels. Shapes and types are checked here, values as they are read.
+    ``.npy``: the array of the one input. A folder of ``.bin`` files, for several inputs one each with ``;`` between:
+    see :mod:`amctc.calibrate.raw`, also for ``input_shape`` and ``data_types``. A ``.jsonl``: see
+    :func:`amctc.calibrate.tokens.read_sequences`. ``file.py:function``: what that function of the user yields, taken
+    as by :func:`from_iterable`; this runs the file. Folders of images, and uint8 images (N,H,W) or (N,H,W,C) in
+    arrays, need ``preprocess``. ``labels`` is a CSV file and goes before other labels. Shapes and types are checked
+    here, values as they are read.
 
     Raises :class:`UsageError`, :class:`InputError`, :class:`UnsupportedError`, :class:`LimitError`.
     """
-    where, model_inputs = os.fspath(path), tuple(inputs)
+    where, model_inputs = os.fspath(path), with_sample_axis(inputs)
     with naming(where):
         if limit is not None and limit < 1:
             raise UsageError(f"a limit of {limit} samples", remedy="give a limit of at least 1")
         fixed_batch(model_inputs)
-        if os.path.isdir(where):
-            source: SampleSource = open_folder(Path(where), model_inputs, preprocess, labels)
-        elif where.lower().endswith((".npz", ".npy")):
-            file, feed = ArrayFile(where), Feed(model_inputs, preprocess)
-            source = ArraySource(file, feed)
-            if labels is not None:
-                source = ArraySource(file, feed, array_labels(labels, len(source)))
-        else:
-            known = "a folder of images, an .npz or an .npy file"
-            reason = f"samples are {known}" if os.path.lexists(where) else "no such samples"
-            raise InputError(reason, where=where, remedy=f"give {known}")
+        source = open_source(
+            where, Feed(model_inputs, preprocess), labels=labels, limit=limit, input_shape=input_shape,
+            data_types=data_types,
+        )  # fmt: skip
         samples = Samples(source, model_inputs, batch_size=batch_size, stop=limit)
         samples.require_batch()
         return samples
@@ -182,7 +187,7 @@ def from_iterable(
 
     Raises :class:`UsageError` and :class:`InputError`, for an iterable when it is read.
     """
-    feed = Feed(tuple(inputs), preprocess)
+    feed = Feed(with_sample_axis(inputs), preprocess)
     fixed_batch(feed.inputs)
     if isinstance(samples, str | bytes | os.PathLike):
         raise UsageError(f"{os.fspath(samples)!r} is a path, not samples", remedy="use open_samples for files")

@@ -22,11 +22,15 @@ MAX_SPOOL_BYTES = 1 << 36  # 64 GiB; an endless generator must end somewhere
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch on disk: index of its first sample, number of samples, offset and shape of each input's array."""
+    """A batch on disk: index of its first sample, number of samples, offset and shape of each input's array.
+
+    ``texts`` are the arrays of strings, which stay in memory.
+    """
 
     first: int
     count: int
     places: dict[str, tuple[int, tuple[int, ...]]]
+    texts: dict[str, NDArray[Any]]
 
     @property
     def sample_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -37,12 +41,11 @@ class _Batch:
 class SpooledSource:
     """What an iterable of batches yields: taken once, on the first use, checked batch by batch.
 
+    Where inputs share no batch axis (:mod:`amctc.calibrate.axes`), a batch may also be what one run is fed.
+
     Not more than ``limit`` samples are taken. A batch is ``{input name: array}``, for a model with one input also the
     array alone. The file lies in the system's temporary folder (``TMPDIR``), has no name and is gone with this object.
     """
-
-    where = "samples"
-    description = "samples from Python"
 
     def __init__(
         self,
@@ -50,7 +53,10 @@ class SpooledSource:
         feed: Feed,
         limit: int | None = None,
         labels: NDArray[np.int64] | None = None,
+        *,
+        where: str = "samples",
     ) -> None:
+        self.where, self.description = where, f"{where} from Python"
         self._pending: Iterable[object] | None = batches
         self._feed, self._limit = feed, limit
         self._batches: list[_Batch] = []
@@ -105,7 +111,7 @@ class SpooledSource:
         self._failure = UsageError("reading the samples was interrupted", remedy="make the samples anew")
         try:
             for number, batch in enumerate(pending):
-                with naming(f"samples, batch {number}"):
+                with naming(f"{self.where}, batch {number}"):
                     self._append(batch)
                 if self._limit is not None and self._count >= self._limit:
                     break
@@ -130,6 +136,8 @@ class SpooledSource:
         """Check one batch, convert it to what the model is fed, write it to the file."""
         arrays = as_arrays(batch, self._feed)
         names = match_names(arrays, self._feed.inputs)
+        if all(spec.run and arrays[names[spec.name]].ndim == len(spec.shape) - 1 for spec in self._feed.inputs):
+            arrays |= {key: arrays[key][None] for key in names.values()}  # what exactly one run is fed
         count = self._feed.check({name: (arrays[key].shape, arrays[key].dtype) for name, key in names.items()})
         if has_labels(arrays, names):
             require_labels(arrays[LABELS].shape, arrays[LABELS].dtype)
@@ -144,8 +152,10 @@ class SpooledSource:
             places[name] = (self._file.tell(), array.shape)
             if self._file.tell() + array.nbytes > MAX_SPOOL_BYTES:
                 raise LimitError(f"the samples take more than {MAX_SPOOL_BYTES} bytes", remedy="limit their number")
-            self._write(array)
-        self._batches.append(_Batch(first, count, places))
+            if array.dtype != object:
+                self._write(array)
+        texts = {name: array for name, array in fed.items() if array.dtype == object}
+        self._batches.append(_Batch(first, count, places, texts))
         if has_labels(arrays, names):
             self._labels.append(arrays[LABELS][:count].reshape(-1).astype(np.int64))
 
@@ -166,6 +176,9 @@ class SpooledSource:
         for spec in self._feed.inputs:
             parts = []
             for batch, first, last in group:
+                if spec.name in batch.texts:
+                    parts.append(batch.texts[spec.name][first:last])
+                    continue
                 offset, shape = batch.places[spec.name]
                 row = math.prod(shape[1:]) * spec.dtype.itemsize
                 data = bytearray((last - first) * row)
@@ -177,7 +190,10 @@ class SpooledSource:
 
 
 def as_arrays(batch: object, feed: Feed) -> dict[str, NDArray[Any]]:
-    """A batch as arrays by name: a mapping, or one array for a model with one input; tensors of frameworks convert."""
+    """A batch as arrays by name: a mapping, or one array for a model with one input; tensors of frameworks convert.
+
+    Where samples are runs, what one run is fed is a batch of one.
+    """
     if not isinstance(batch, Mapping):
         if len(feed.inputs) != 1 or isinstance(batch, tuple | str | bytes):
             raise InputError(
@@ -186,6 +202,8 @@ def as_arrays(batch: object, feed: Feed) -> dict[str, NDArray[Any]]:
             )
         batch = {feed.inputs[0].name: batch}
     try:
-        return {str(name): np.asarray(value) for name, value in batch.items()}
+        arrays = {str(name): np.asarray(value) for name, value in batch.items()}
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"a batch is not made of arrays: {error}", remedy="give numpy arrays") from None
+    ranks = {spec.name: len(spec.shape) for spec in feed.inputs if spec.run}
+    return {name: a[None] if a.ndim + 1 == ranks.get(name) else a for name, a in arrays.items()}

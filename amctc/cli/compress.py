@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,16 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from amctc.cli.options import data_options, require_folder, target_option
+from amctc.cli.options import (
+    DataOptions,
+    RunOptions,
+    WorkerOptions,
+    data_options,
+    require_folder,
+    run_options,
+    target_option,
+    worker_options,
+)
 from amctc.cli.program import Command
 from amctc.cli.progress import progress_bar
 from amctc.errors import UsageError, printable
@@ -33,67 +42,77 @@ FILE_NOTES = {
     examples=(
         "amctc compress model.onnx --data images --preprocess imagenet -o out",
         "amctc compress model.onnx -d samples.npz -o out -t ascend310p3 --skip 'head*' --method min-max",
-        "amctc compress model.onnx -d samples.npz -o out --set observe.bins=8192",
+        "amctc compress model.onnx -d samples.npz -o out --set observe.bins=8192 --jobs 4",
+        "amctc compress model.onnx -d samples.py:batches -o out",
+        "amctc compress bert.onnx -d 'ids;mask' --input-shape 'ids:1,128;mask:1,128' --data-types 'int64;int64' -o out",
     ),
 )
 @click.argument("model")
-@data_options(required=True)
+@data_options
 @target_option("The chip to compress for; `amctc targets` lists them.  [default: ascend910b1]")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
 @click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
               help="Calibrate on the first N samples.")  # fmt: skip
 @click.option("--preset", default="default", show_default=True, metavar="NAME", help="A preset, or a .toml file.")
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
+@click.option("--tensor", multiple=True, metavar="OP",
+              help="Quantize the inputs of an addition or a max pool; wildcards, may be repeated.")  # fmt: skip
 @click.option("--override", multiple=True, metavar="LAYER{…}",
               help="Other options for some layers, as 'head*{method=min-max}'; may be repeated.")  # fmt: skip
-@click.option("--method", metavar="NAME", help="How ranges are chosen: mse, percentile, min-max, entropy or ifmr.")
+@click.option("--method", metavar="NAME",
+              help="How ranges are chosen: mse, percentile, min-max, entropy, ifmr or hfmg.")  # fmt: skip
 @click.option("--symmetric", is_flag=True, help="Quantize activations with a zero point of 0.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
               help="Set an option of a pass of the preset; may be repeated.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
+@worker_options
+@run_options
 def compress(
-    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int | None, target: str | None,
-    out: str, calibration: int, preset: str, skip: tuple[str, ...], override: tuple[str, ...], method: str | None,
-    symmetric: bool, settings: tuple[str, ...], seed: int,
+    model: str, data: DataOptions, target: str | None, out: str, calibration: int, preset: str, skip: tuple[str, ...],
+    tensor: tuple[str, ...], override: tuple[str, ...], method: str | None, symmetric: bool,
+    settings: tuple[str, ...], seed: int, workers: WorkerOptions, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Quantize a float model for an Ascend chip and simulate the result.
 
-    MODEL is an ONNX file. The samples calibrate; they need no labels. Written to the output folder: the model in
-    the form the Ascend converter reads, a standard QDQ model, the scales and a report.
+    MODEL is an ONNX file; one with quantizers (QDQ) keeps them and is lowered only. The samples calibrate; they need
+    no labels. Written to the output folder: the model in the form the Ascend converter reads, a standard QDQ model,
+    the scales and a report.
     """
     require_folder(out)
     from amctc.api import compress as run
-    from amctc.api import load, open_samples_for
+    from amctc.api import load
     from amctc.targets import DEFAULT_TARGET, load_profile
 
-    options = pass_options(settings, skip=skip, override=override, method=method, symmetric=symmetric)
+    placing = {"skip": skip, "override": override, "method": method, "symmetric": symmetric}
+    options = pass_options(settings, placing, tensor)
     profile = load_profile(target or DEFAULT_TARGET)
+    runs.prepare()
     graph = load(model)
-    samples = open_samples_for(
-        graph, data, preprocess=preprocess, labels=labels, batch_size=batch_size, limit=calibration
-    )
-    with progress_bar() as progress:
+    samples = None if data.path is None else data.opened(graph, limit=calibration)
+    with progress_bar() as progress, workers.opened() as executor:
         result = run(
-            model, samples, target=profile, out=out, preset=preset, options=options, preprocess=preprocess, seed=seed,
-            progress=progress,
+            graph, samples, path=model, target=profile, out=out, preset=preset, options=options,
+            preprocess=data.preprocess, seed=seed, executor=executor, provider=runs.provider, progress=progress,
         )  # fmt: skip
     console = make_console(sys.stdout)
-    print_compression(result, len(samples), console)
+    print_compression(result, 0 if samples is None else len(samples), console)
     print_files(result, console)
 
 
 def pass_options(
-    settings: Sequence[str], *, skip: Sequence[str], override: Sequence[str], method: str | None, symmetric: bool
+    settings: Sequence[str], placing: Mapping[str, Any], tensor: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Pass name → option → value, from ``--set`` and the options that stand for a setting of ``place-qdq``."""
+    """Pass name → option → value, from ``--set`` and the options that stand for settings.
+
+    ``placing`` are those of ``place-qdq``; what ``tensor`` names is told to ``observe`` as well.
+    """
     options: dict[str, dict[str, Any]] = {}
     for text in settings:
         name, option, value = _setting(text)
         options.setdefault(name, {})[option] = value
-    shorthands = (("skip", tuple(skip)), ("override", tuple(override)), ("method", method), ("symmetric", symmetric))
-    for option, value in shorthands:
-        if value:
-            options.setdefault("place-qdq", {})[option] = value
+    for name, shorthands in (("observe", {"tensor": tensor}), ("place-qdq", {**placing, "tensor": tensor})):
+        if given := {option: value for option, value in shorthands.items() if value}:
+            options.setdefault(name, {}).update(given)
     return options
 
 
@@ -119,10 +138,13 @@ def _setting(text: str) -> tuple[str, str, Any]:
 def print_compression(result: Compression, samples: int, console: Console) -> None:
     """What was done, in one line, and the report."""
     report = result.report
-    integer = sum(layer.action != "float" for layer in report.layers)
+    actions = [layer.action for layer in report.layers if layer.action != "float"]
+    how = "in int8" if set(actions) <= {"int8"} else "quantized"
     seconds = sum(result.seconds.values())
     name = printable(Path(report.model).name)
-    done = f"{integer} of {len(report.layers)} layers in int8, calibrated on {samples} samples in {seconds:.1f} s"
+    calibrated = any(name == "observe" for name, _ in report.passes)
+    samples_text = f"calibrated on {samples}" if calibrated else f"compared on {report.samples}"
+    done = f"{len(actions)} of {len(report.layers)} layers {how}, {samples_text} samples in {seconds:.1f} s"
     console.print(Text(f"{name} for {report.target}: {done}\n", "bold"))
     print_report(report, console)
 

@@ -47,8 +47,8 @@ def demo(out: str, target: str | None) -> None:
     samples = open_samples_for(graph, examples.calibration_path(), preprocess=PREPROCESS)
     test = open_samples_for(graph, examples.test_path(), preprocess=PREPROCESS)
     with progress_bar() as progress:
-        result = compress(model, samples, target=profile, out=out, preprocess="unit", progress=progress)
-        reference = Session(model)
+        result = compress(graph, samples, path=model, target=profile, out=out, preprocess=PREPROCESS, progress=progress)
+        reference = Session(graph)
         before = evaluate(reference, test, progress=lambda what, *n: progress("float model", *n))
         after = evaluate(Session(result.files["deploy"]), test, reference, progress=progress)
     console = make_console(sys.stdout)

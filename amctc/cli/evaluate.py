@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from amctc.cli.options import data_options, target_option
+from amctc.cli.options import DataOptions, RunOptions, data_options, run_options, target_option
 from amctc.cli.program import Command
 from amctc.cli.progress import progress_bar
 from amctc.errors import InputError, UsageError, printable
@@ -17,6 +18,7 @@ from amctc.report.terminal import make_console, print_evaluations, print_variant
 
 if TYPE_CHECKING:
     from amctc.calibrate.samples import Samples
+    from amctc.evaluation import Evaluator
     from amctc.pipeline import Progress
     from amctc.report.model import Evaluation, VariantResult
     from amctc.session import Session
@@ -32,10 +34,13 @@ MAX_REPORT = 1 << 28
         "amctc eval out/model_deploy.onnx -d test.npz -p unit --reference model.onnx",
         "amctc eval model.onnx -d images -p imagenet --labels classes.csv",
         "amctc eval out -d images --skip-first 100 -n 64 --variants",
+        "amctc eval out -d test.npz --evaluator metrics.py:f1",
     ),
 )
 @click.argument("model")
-@data_options(required=True)
+@data_options
+@click.option("-e", "--evaluator", metavar="FILE.py:FUNCTION",
+              help="Score by a function of your own: it gets the model, and the samples if it takes them.")  # fmt: skip
 @click.option("-r", "--reference", metavar="ONNX", help="The float model to compare with.")
 @click.option("--skip-first", type=click.IntRange(min=0), default=0, metavar="N",
               help="Leave out the first N samples: those that calibrated.")  # fmt: skip
@@ -44,63 +49,100 @@ MAX_REPORT = 1 << 28
 @click.option("--no-fusion", is_flag=True, help="Without the fusions that the chip's compiler makes.")
 @click.option("--variants", is_flag=True,
               help="Run again with each uncertain rule of the chip's arithmetic read differently.")  # fmt: skip
+@run_options
 def evaluate(
-    model: str, data: str, preprocess: str | None, labels: str | None, batch_size: int | None, reference: str | None,
-    skip_first: int, limit: int | None, target: str | None, no_fusion: bool,
-    variants: bool,
+    model: str, data: DataOptions, evaluator: str | None, reference: str | None, skip_first: int, limit: int | None,
+    target: str | None, no_fusion: bool, variants: bool, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Print the accuracy of a model and how far it is from the float model.
 
     MODEL is an ONNX file or the output folder of `amctc compress`: then its deploy model is run as the chip would,
-    beside the float model it came from, on samples preprocessed as the calibration samples were.
+    beside its QDQ model and the float model it came from, on samples preprocessed as the calibration samples were.
+    An evaluator is called with each of them, to return one number: run(feeds), inputs and output_names say how to
+    use it. It needs --data only if it takes the samples.
     """
-    from amctc.api import evaluate_variants, open_samples_for
+    from amctc.api import evaluate_variants
     from amctc.session import Session
 
+    runs.prepare()
     path, recorded = located(model)
+    metric = user_evaluator(evaluator, data)
     fusion = False if no_fusion else None
-    session = Session(path, target=target, fusion=fusion)
+    session = Session(path, target=target, fusion=fusion, provider=runs.provider)
     reference = reference or recorded.reference
-    other = Session(reference) if reference else None
-    stop = None if limit is None else skip_first + limit
-
-    def opened(preprocess: str | None) -> Samples:
-        return open_samples_for(session, data, preprocess=preprocess, labels=labels, batch_size=batch_size, limit=stop)
-
-    try:
-        samples = opened(preprocess)
-    except UsageError:
-        if preprocess is not None or recorded.preprocess is None:
-            raise
-        samples = opened(recorded.preprocess)  # images: prepare them as those that calibrated
-    if skip_first:
-        samples = samples.limited(skip_first)
-    if other is None and samples.labels is None:
-        raise UsageError("nothing to measure with: no labels and no float model",
-                         remedy="give --labels, or --reference FLOAT.onnx")  # fmt: skip
-    if variants and session.kind != "deploy":
-        raise UsageError(f"a {session.kind} model has no variants", where=path, remedy="name a deploy model")
-    others: tuple[VariantResult, ...] = ()
+    other = Session(reference, provider=runs.provider) if reference else None
+    qdq = Session(recorded.qdq, provider=runs.provider) if recorded.qdq else None
+    samples = None if data.path is None else opened(data, session, recorded, skip_first, limit)
+    require_measure(session, other, samples, metric, variants=variants)
+    others: tuple[VariantResult, ...] | None = None
     with progress_bar() as progress:
-        rows = scores(session, other, samples, progress)
-        if variants:
+        rows = scores([s for s in (other, qdq, session) if s is not None], other, samples, metric, progress)
+        if variants and samples is not None:
             others = evaluate_variants(path, samples, other, target=target, fusion=fusion, progress=progress)
+    print_scores(rows, others, session, samples)
+
+
+def require_measure(
+    session: Session, reference: Session | None, samples: Samples | None, metric: Evaluator | None, *, variants: bool
+) -> None:
+    """Refuse an evaluation that could say nothing, before anything is run."""
+    if samples is not None and metric is None and reference is None and samples.labels is None:
+        raise UsageError("nothing to measure with: no labels and no float model",
+                         remedy="give --labels, --evaluator, or --reference FLOAT.onnx")  # fmt: skip
+    if variants and samples is None:
+        raise UsageError("--variants needs samples", remedy="give --data")
+    if variants and session.kind != "deploy":
+        raise UsageError(f"a {session.kind} model has no variants", remedy="name a deploy model")
+
+
+def print_scores(
+    rows: Sequence[tuple[str, Evaluation]], variants: Sequence[VariantResult] | None, session: Session,
+    samples: Samples | None,
+) -> None:  # fmt: skip
+    """The scores, the variants if they were asked for, and what else there is to know about the run."""
     console = make_console(sys.stdout)
     print_evaluations(rows, console)
-    if variants:
+    if variants is not None:
         console.print()
-        print_variants(others, console)
+        print_variants(variants, console)
     for layer, count in session.overflows.items():
         click.echo(f"{printable(layer)}: {count} accumulators outside int32, saturated (N7)")
-    if samples.dropped:
+    if samples is not None and samples.dropped:
         click.echo(f"The last {samples.dropped} samples do not fill a batch of the model and were left out.")
 
 
+def user_evaluator(text: str | None, data: DataOptions) -> Evaluator | None:
+    """The function that ``--evaluator`` names; whatever takes samples must have ``--data``."""
+    if text is None:
+        if data.path is None:
+            raise UsageError("no samples to evaluate on", remedy="give --data, or an --evaluator that has its own")
+        return None
+    from amctc.calibrate.user_function import load_function
+
+    return load_function(text, option="--evaluator").call
+
+
+def opened(data: DataOptions, session: Session, recorded: Recorded, skip_first: int, limit: int | None) -> Samples:
+    """The samples to score on; images without a preprocessing are prepared as those that calibrated."""
+    stop = None if limit is None else skip_first + limit
+    try:
+        samples = data.opened(session, limit=stop)
+    except UsageError:
+        if data.preprocess is not None or recorded.preprocess is None:
+            raise
+        samples = data.opened(session, limit=stop, preprocess=recorded.preprocess)
+    return samples.limited(skip_first) if skip_first else samples
+
+
 class Recorded(NamedTuple):
-    """What the report beside a model says: the float model it came from, if it is there, and the preprocessing."""
+    """What the report beside a model says: the float model it came from, if it is there, and the preprocessing.
+
+    ``qdq`` is the QDQ model of an output folder.
+    """
 
     reference: str | None = None
     preprocess: str | None = None
+    qdq: str | None = None
 
 
 def located(model: str) -> tuple[str, Recorded]:
@@ -113,7 +155,10 @@ def located(model: str) -> tuple[str, Recorded]:
     if given.is_dir() and not path.is_file():
         raise UsageError(f"no {FILES['deploy']} in this folder", where=model, remedy="name an output of amctc compress")
     written = path.name in (FILES["deploy"], FILES["fakequant"]) and report.is_file()
-    return str(path), _recorded(report) if written else Recorded()
+    if not written:
+        return str(path), Recorded()
+    qdq = folder / FILES["fakequant"]
+    return str(path), _recorded(report)._replace(qdq=str(qdq) if given.is_dir() and qdq.is_file() else None)
 
 
 def _recorded(report: Path) -> Recorded:
@@ -133,15 +178,24 @@ def _recorded(report: Path) -> Recorded:
 
 
 def scores(
-    session: Session, reference: Session | None, samples: Samples, progress: Progress
-) -> list[tuple[str, Evaluation]]:
-    """One row per model, the float reference first where there are labels to score it by."""
+    sessions: Sequence[Session], reference: Session | None, samples: Samples | None, metric: Evaluator | None,
+    progress: Progress,
+) -> list[tuple[str, Evaluation]]:  # fmt: skip
+    """One row per model; the float reference only where there is more to say than that it agrees with itself."""
     from amctc.api import evaluate as run
 
     rows = []
-    if reference is not None and samples.labels is not None:
-        rows.append(("float", run(reference, samples, progress=lambda what, *n: progress("float model", *n))))
-    rows.append((described(session), run(session, samples, reference, progress=progress)))
+    for session in sessions:
+        itself = session is reference
+        name = "QDQ as it came" if itself and session.kind == "qdq" else described(session)
+        if itself and metric is None and (samples is None or samples.labels is None):
+            continue
+
+        def told(what: str, done: int, total: int, name: str = name) -> None:
+            progress(name, done, total)
+
+        other = None if itself else reference
+        rows.append((name, run(session, samples, other, evaluator=metric, progress=told)))
     return rows
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,29 +14,126 @@ import click
 from amctc.errors import UsageError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from amctc.calibrate.samples import Samples
+    from amctc.executors import ExecutorKind
     from amctc.ir import Graph
+    from amctc.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PREPROCESS_HELP = "How images become the input: imagenet, tf, unit, caffe, raw, or a .toml or .yaml file."
+DATA_HELP = (
+    "Samples: a folder of images or .bin files, an .npz, .npy or .jsonl file, or file.py:function, which is run."
+)
 GRAPH_TEXT = ".txt"
 MAX_TEXT = 1 << 30
 
 
-def data_options(*, required: bool) -> Callable[[F], F]:
-    """``--data``, ``--preprocess``, ``--labels`` and ``--batch-size``."""
+@dataclass(frozen=True)
+class DataOptions:
+    """What the options about samples say."""
+
+    path: str | None
+    preprocess: str | None
+    labels: str | None
+    batch_size: int | None
+    input_shape: str | None
+    data_types: str | None
+
+    def opened(self, model: Session | Graph, *, limit: int | None = None, preprocess: str | None = None) -> Samples:
+        """The samples for a model, the first ``limit``; ``preprocess`` goes before the option."""
+        from amctc.api import open_samples_for
+
+        assert self.path is not None
+        return open_samples_for(
+            model, self.path, preprocess=preprocess or self.preprocess, labels=self.labels, batch_size=self.batch_size,
+            limit=limit, input_shape=self.input_shape, data_types=self.data_types,
+        )  # fmt: skip
+
+
+def data_options(function: F) -> F:
+    """``--data`` and what says how to read it; the command gets them as ``data``, a :class:`DataOptions`."""
+    options = (
+        click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples run at a time."),
+        click.option("--labels", metavar="CSV", help="Lines of file name and class: the images to use."),
+        click.option("--data-types", metavar="TYPES",
+                     help="Of .bin files: 'float32', several inputs as 'int64;float32'.  [default: the model's]"),
+        click.option("--input-shape", metavar="SHAPES", help="Of .bin files: 'x:1,3,224,224', several inputs as "
+                     "'ids:1,128;mask:1,128'.  [default: the model's]"),
+        click.option("-p", "--preprocess", metavar="P", help=PREPROCESS_HELP),
+        click.option("-d", "--data", "--samples", "path", metavar="PATH", help=DATA_HELP),
+    )  # fmt: skip
+    return _bundled("data", DataOptions, options)(function)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the options about where and how ONNX Runtime computes say."""
+
+    provider: str
+    custom_ops: tuple[str, ...]
+
+    def prepare(self) -> None:
+        """Load the libraries of custom operators, and refuse a provider that is not there before any work is done."""
+        from amctc.onnx_bridge.custom_ops import register_custom_ops
+        from amctc.onnx_bridge.runtime import provider_name
+
+        provider_name(self.provider)
+        for library in self.custom_ops:
+            register_custom_ops(library)
+
+
+def run_options(function: F) -> F:
+    """``--provider`` and ``--custom-ops``; the command gets them as ``runs``, a :class:`RunOptions`."""
+    options = (
+        click.option("--custom-ops", multiple=True, metavar="LIB",
+                     help="A library of custom operators for ONNX Runtime, whose code is run; may be repeated."),
+        click.option("--provider", default="cpu", show_default=True, metavar="NAME",
+                     help="Where ONNX Runtime computes: cpu, cuda, …"),
+    )  # fmt: skip
+    return _bundled("runs", RunOptions, options)(function)
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How many batches are run at once, and where."""
+
+    jobs: int | None
+    executor: ExecutorKind | None
+
+    def opened(self) -> Executor:
+        """The executor, to be used as a context."""
+        from amctc.executors import open_executor
+
+        return open_executor(self.executor, self.jobs)
+
+
+def worker_options(function: F) -> F:
+    """``--jobs`` and ``--executor``; the command gets them as ``workers``, a :class:`WorkerOptions`."""
+    options = (
+        click.option("--executor", type=click.Choice(["serial", "threads", "processes"]),
+                     help="Where batches run; the result is the same.  [default: threads if --jobs is more than 1]"),
+        click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Batches calibrated at once."),
+    )  # fmt: skip
+    return _bundled("workers", WorkerOptions, options)(function)
+
+
+def _bundled(name: str, kind: type[Any], options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+    """A decorator that adds options and hands their values to the command as one object ``name``."""
 
     def wrap(function: F) -> F:
-        for option in (
-            click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
-                         help="Samples run at a time."),
-            click.option("--labels", metavar="CSV", help="Lines of file name and class: the images to use."),
-            click.option("-p", "--preprocess", metavar="P", help=PREPROCESS_HELP),
-            click.option("-d", "--data", required=required, metavar="PATH",
-                         help="Samples: a folder of images, an .npz or an .npy file."),
-        ):  # fmt: skip
-            function = option(function)
-        return function
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            bundle = kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
+            return function(**values, **{name: bundle})
+
+        command: Any = call
+        for option in options:
+            command = option(command)
+        wrapped: F = command
+        return wrapped
 
     return wrap
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from amctc.cli.options import GRAPH_TEXT, data_options, read_graph, target_option
+from amctc.cli.options import (
+    GRAPH_TEXT,
+    DataOptions,
+    RunOptions,
+    WorkerOptions,
+    data_options,
+    read_graph,
+    run_options,
+    target_option,
+    worker_options,
+)
 from amctc.cli.program import Command
 from amctc.cli.progress import progress_bar
 from amctc.errors import UsageError, printable
@@ -36,15 +46,17 @@ MAX_PIPELINE = 1 << 16
 @click.argument("pipeline")
 @click.argument("model")
 @click.option("-o", "--out", metavar="FILE", help="Write the graph: .onnx, or .txt for the text form.")
-@data_options(required=False)
+@data_options
 @target_option("The chip that target-dependent passes compile for.  [default: ascend910b1]")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
 @click.option("--explain", metavar="REWRITE", help="Where a rewrite fires, and what is missing where it does not.")
 @click.option("--print", "printed", is_flag=True, help="Print the resulting graph, constants left out.")
 @click.option("--timing", is_flag=True, help="Add the seconds each pass took.")
+@worker_options
+@run_options
 def run(
-    pipeline: str, model: str, out: str | None, data: str | None, preprocess: str | None, labels: str | None,
-    batch_size: int | None, target: str | None, seed: int, explain: str | None, printed: bool, timing: bool,
+    pipeline: str, model: str, out: str | None, data: DataOptions, target: str | None, seed: int, explain: str | None,
+    printed: bool, timing: bool, workers: WorkerOptions, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Run a pipeline of passes on a model.
 
@@ -59,14 +71,15 @@ def run(
     if out is not None:
         require_file(out)
     parsed = Pipeline.parse(pipeline_text(pipeline))
-    context = Context(seed=seed, target=load_profile(target or DEFAULT_TARGET), trace=explain is not None)
+    context = Context(
+        seed=seed, target=load_profile(target or DEFAULT_TARGET), trace=explain is not None, provider=runs.provider
+    )
     rule = None if explain is None else rule_named(explain, flattened(parsed.passes), context.target)
+    runs.prepare()
     graph = read_graph(model)
-    if data is not None:
-        from amctc.api import open_samples_for
-
-        context.samples = open_samples_for(graph, data, preprocess=preprocess, labels=labels, batch_size=batch_size)
-    with progress_bar() as context.progress:
+    if data.path is not None:
+        context.samples = data.opened(graph)
+    with progress_bar() as context.progress, workers.opened() as context.executor:
         result = parsed.run(graph, context)
     if out is not None:
         write(result.graph, out)

@@ -47,36 +47,45 @@ def build_report(
     layers = tuple(
         _layer(op, by_layer.get(layer_name(op), []), comparison, edges, times)
         for op in qdq_graph.ops
-        if isinstance(op.kind, nn.Layer)
+        if isinstance(op.kind, nn.Layer) or (isinstance(op.kind, nn.AveragePool) and _is_dequantized(op.operands[0]))
     )
     named = {layer.name for layer in layers}
     compared = comparison.samples
     return CompressionReport(
         model=model, target=target.name, pipeline=pipeline, preprocess=preprocess, samples=compared, layers=layers,
         float_ops=_float_ops(integer_graph), bytes_before=bytes_before, bytes_after=bytes_after,
-        output_sqnr_db=_rounded(comparison.outputs.sqnr_db) if compared else None,
-        agreement=round(comparison.agreeing / compared, 6) if compared else None,
+        output_sqnr_db=_rounded(comparison.outputs.sqnr_db) if comparison.outputs.count else None,
+        agreement=round(comparison.agreeing / comparison.rows, 6) if comparison.rows else None,
         overflows=tuple(sorted(comparison.overflows.items())), time_us=total, float_time_us=float_total,
         passes=tuple((p.name, tuple(sorted(p.rewrites.items()))) for p in passes),
         choices=used_choices(integer_graph, target, overflowed=bool(comparison.overflows)),
-        notes=tuple(f"{n.layer}: {n.text}" for n in notes if n.layer not in named), atc=atc,
+        notes=tuple(f"{n.layer}: {n.text}" for n in notes if n.layer not in named) + _infinite(comparison), atc=atc,
+        reference="QDQ" if any(isinstance(op.kind, quant.Quantize) for op in float_graph.ops) else "float",
     )  # fmt: skip
+
+
+def _infinite(comparison: Comparison) -> tuple[str, ...]:
+    return tuple(f"{name}: {count} results beyond float16 (N26)" for name, count in sorted(comparison.infinite.items()))
 
 
 def _layer(
     op: Op, notes: Sequence[str], comparison: Comparison, edges: Mapping[str, str], times: Mapping[str, float]
 ) -> LayerReport:
     name, result = layer_name(op), op.result.name or ""
-    integer = _is_dequantized(op.operands[1])
+    stored = _is_dequantized(op.operand(1)) or isinstance(op.kind, nn.AveragePool)
+    quantized = "int8" if stored and _is_dequantized(op.operands[0]) else "weight-only" if stored else "float"
+    # Lowering may have left it in float after all; an op without origins has no name to find it by.
+    action = quantized if name in edges or not op.origins else "float"
     error, steps = comparison.layers.get(result), comparison.steps.get(result)
     share = None if steps is None or not steps.total else round(steps.different / steps.total, 6)
     return LayerReport(
-        name=name, op_type=op.kind.op_name.removeprefix("nn."), action="int8" if integer else "float",
+        name=name, op_type=op.kind.op_name.removeprefix("nn."), action=action,
         notes=tuple(dict.fromkeys(notes)), fused=tuple(o.name for o in op.origins if o.name != name),
-        bytes_before=_bytes(op, real=True), bytes_after=_bytes(op, real=not integer), macs=layer_macs(op),
+        bytes_before=_bytes(op, real=True), bytes_after=_bytes(op, real=action == "float"),
+        macs=layer_macs(op) if isinstance(op.kind, nn.Layer) else 0,
         sqnr_db=None if error is None else _rounded(error.sqnr_db),
         steps_max=None if steps is None else steps.largest, steps_share=share,
-        edge=edges.get(name, "float"), time_us=times.get(name),
+        edge="float" if action == "weight-only" else edges.get(name, "float"), time_us=times.get(name),
     )  # fmt: skip
 
 
@@ -106,11 +115,15 @@ def _bytes(op: Op, real: bool) -> int:
 
 
 def _edges(graph: Graph) -> dict[str, str]:
-    """How the result of each integer layer leaves the accumulator."""
+    """How the result of each integer layer leaves the accumulator: ``requant``, ``dequant``, or ``weight-only``."""
     found = {}
     for op in graph.ops:
-        if isinstance(op.kind, ascend.Requant | ascend.Dequant):
-            found[layer_name(op)] = "requant" if isinstance(op.kind, ascend.Requant) else "dequant"
+        if isinstance(op.kind, ascend.WeightQuantMatMul):
+            found[layer_name(op)] = "weight-only"
+        elif isinstance(op.kind, ascend.Requant | ascend.Dequant):
+            # Fused with the quantizer behind it, the op descends from the next layer as well; its operand does not.
+            layer = _before(op) or op
+            found[layer_name(layer)] = "requant" if isinstance(op.kind, ascend.Requant) else "dequant"
     return found
 
 
@@ -157,7 +170,7 @@ def used_choices(graph: Graph, target: Profile, *, overflowed: bool = False) -> 
     exact = (ascend.AntiQuant, nn.Identity, nn.Relu)
     rounded = [o for o in graph.ops if Trait.ELEMENTWISE in o.kind.traits and not isinstance(o.kind, exact)]
     elementwise = any(o.results[0].type.elem in (F16, F32) for o in rounded)
-    layers = [op for op in graph.ops if isinstance(op.kind, ascend.Conv)]
+    layers = [op for op in graph.ops if isinstance(op.kind, ascend.Conv | ascend.ConvTranspose)]
     dequantizes = bool({ascend.Dequant, ascend.AntiQuant} & kinds)
     used = {
         "quant_mode": ascend.Quant in kinds, "accumulate_overflow": overflowed,
@@ -169,6 +182,9 @@ def used_choices(graph: Graph, target: Profile, *, overflowed: bool = False) -> 
         "elementwise": elementwise and (halves or target.elementwise == "f32"),
         "max_pool_int8": any(isinstance(o.kind, nn.MaxPool) and o.result.type.elem == I8 for o in graph.ops)
         or any(isinstance(o.kind, ascend.Quant) and isinstance(_kind_before(o), nn.MaxPool) for o in graph.ops),
+        "average_pool_int8": ascend.SumPool in kinds
+        or any(isinstance(o.kind, nn.AveragePool) and isinstance(_kind_before(o), ascend.AntiQuant) for o in graph.ops),
+        "weight_only_type": halves and ascend.WeightQuantMatMul in kinds,
         "float_island": halves, "island_overflow": halves,
         "w4a8_conv": any(op.operands[1] is not None and op.operands[1].type.elem == I4 for op in layers),
     }  # fmt: skip

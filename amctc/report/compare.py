@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from amctc.analysis import uses
-from amctc.interp import Plan
-from amctc.ir import Graph, Op, Value
+from amctc.calibrate.axes import batch_length
+from amctc.interp import Kernel, KernelFactory, Plan
+from amctc.ir import Graph, Op, Value, layer_name
 from amctc.kernels.ascend_table import ascend_table
 from amctc.numerics.error import ErrorStatistics
 from amctc.numerics.linear import dequantize_linear
 from amctc.onnx_bridge.runtime import CARRIED, FloatSession
 from amctc.ops import nn, quant
 from amctc.targets import Profile
-from amctc.types import I8, Array, QuantizedType
+from amctc.types import F16, I8, Array, QuantizedType
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,14 +42,21 @@ class Steps:
 
 @dataclass
 class Comparison:
-    """Per layer (by the name of its result) the error of its output and the steps its input is off; and the outputs."""
+    """Per layer (by the name of its result) the error of its output and the steps its input is off; and the outputs.
+
+    Of ``rows`` of scores (one per sample, one per run where there is no batch axis) ``agreeing`` have the same largest
+    element; an output with more than one axis of them per sample has no rows. ``infinite`` counts by op the results
+    that were not finite though its operands were: float16 was too small for them.
+    """
 
     outputs: ErrorStatistics = field(default_factory=ErrorStatistics)
     layers: dict[str, ErrorStatistics] = field(default_factory=dict)
     steps: dict[str, Steps] = field(default_factory=dict)
+    rows: int = 0
     agreeing: int = 0
     samples: int = 0
     overflows: dict[str, int] = field(default_factory=dict)
+    infinite: dict[str, int] = field(default_factory=dict)
 
 
 def compare(
@@ -56,47 +66,107 @@ def compare(
     batches: Iterable[Mapping[str, Array]],
     target: Profile,
     progress: Progress = lambda what, done, total: None,
+    *,
+    provider: str = "cpu",
 ) -> Comparison:
-    """Compare the three graphs; values correspond by name."""
+    """Compare the three graphs; values correspond by name. ONNX Runtime runs the first two on ``provider``."""
     result = Comparison()
     names_of_integers, types = _by_name(integer_graph), _by_name(qdq_graph)
-    layers = {op.result.name: op for op in qdq_graph.ops if isinstance(op.kind, nn.Layer) and op.result.name}
+    integer_kinds = nn.Layer | nn.AveragePool
+    layers = {op.result.name: op for op in qdq_graph.ops if isinstance(op.kind, integer_kinds) and op.result.name}
     real = _by_name(float_graph)
-    found = {n: _integer_view(n, types, names_of_integers, integer_graph) for n in layers if n in real}
-    views = {n: v for n, v in found.items() if v is not None}
+    quantized_as = {
+        op.operands[0].name: op.result.name
+        for op in qdq_graph.ops
+        if isinstance(op.kind, quant.Quantize) and op.operands[0] is not None
+    }
+    seen = {n: _integer_view(n, types, quantized_as, names_of_integers, integer_graph) for n in layers if n in real}
+    views = {n: v for n, v in seen.items() if v is not None}
     inputs = {n: q for n, op in layers.items() if (q := _input_quantizer(op, names_of_integers)) is not None}
-    float_session = FloatSession(float_graph, [real[n] for n in views])
-    qdq_session = FloatSession(qdq_graph, [q for q, _ in inputs.values()], optimise=False)
+    quantizers = any(isinstance(op.kind, quant.Quantize) for op in float_graph.ops)  # they came with the model
+    references = _references(float_graph, real, views)
+    float_session = FloatSession(float_graph, list(references.values()), optimise=not quantizers, provider=provider)
+    qdq_session = FloatSession(qdq_graph, [q for q, _ in inputs.values()], optimise=False, provider=provider)
 
     def overflowed(layer: str, count: int) -> None:
         result.overflows[layer] = result.overflows.get(layer, 0) + count
 
     keep = [v.value for v in views.values()] + [i for _, i in inputs.values()]
-    plan = Plan(integer_graph, {**ascend_table(target, overflowed), **CARRIED}, keep=list(dict.fromkeys(keep)))
+    table = {**ascend_table(target, overflowed), **CARRIED}
+    watched = {kind: _watched(factory, result.infinite) for kind, factory in table.items()}
+    plan = Plan(integer_graph, watched, keep=list(dict.fromkeys(keep)))
     total = len(batches) if hasattr(batches, "__len__") else 0  # type: ignore[arg-type]
     for feeds in batches:
+        # The integers first: kept, they take a quarter of what the float values take.
+        actual, quantized = plan.run_values(feeds), qdq_session.run_values(feeds)
         expected, expected_values = float_session.run_all(feeds)
-        quantized, actual = qdq_session.run_values(feeds), plan.run_values(feeds)
         for name, view in views.items():
-            old = result.layers.get(name, ErrorStatistics())
-            result.layers[name] = old.updated(expected_values[real[name]], view.read(actual))
+            reference, found = expected_values[references[name]], view.read(actual)
+            if reference.shape == found.shape:  # behind an op that selects, sizes depend on the numbers
+                result.layers[name] = result.layers.get(name, ErrorStatistics()).updated(reference, found)
         for name, (expected_steps, actual_steps) in inputs.items():
-            result.steps.setdefault(name, Steps()).update(quantized[expected_steps], actual[actual_steps])
+            if quantized[expected_steps].shape == actual[actual_steps].shape:
+                result.steps.setdefault(name, Steps()).update(quantized[expected_steps], actual[actual_steps])
         outputs = zip(integer_graph.output_names, integer_graph.outputs, strict=True)
-        _compare_outputs(result, expected, {n: actual[v] for n, v in outputs})
-        result.samples += len(next(iter(feeds.values())))
+        size = batch_length(feeds)
+        _compare_outputs(result, expected, {n: actual[v] for n, v in outputs}, size)
+        result.samples += size
         progress("comparing", result.samples, max(total, result.samples))
     return result
 
 
-def _compare_outputs(result: Comparison, expected: dict[str, Array], actual: dict[str, Array]) -> None:
-    name = next((n for n, a in expected.items() if a.dtype.kind == "f"), None)
+def _watched(factory: KernelFactory, infinite: dict[str, int]) -> KernelFactory:
+    """Kernels that count where values leave the range of float16."""
+
+    def bind(op: Op, constants: Sequence[Array | None]) -> Kernel:
+        kernel = factory(op, constants)
+        if not any(r.type.elem == F16 for r in op.results):
+            return kernel
+
+        def run(*arrays: Array) -> Array | tuple[Array, ...]:
+            results = kernel(*arrays)
+            bad = sum(map(_not_finite, results if isinstance(results, tuple) else (results,)))
+            if bad and not any(map(_not_finite, arrays)):
+                infinite[layer_name(op)] = infinite.get(layer_name(op), 0) + bad
+            return results
+
+        return run
+
+    return bind
+
+
+def _not_finite(array: Array | None) -> int:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        return 0
+    return array.size - int(np.count_nonzero(np.isfinite(array)))
+
+
+def _references(graph: Graph, real: Mapping[str, Value], views: Mapping[str, _View]) -> dict[str, Value]:
+    """What each view is compared with: the layer's output, behind the quantizer the model brings if it was fused there.
+
+    Such a quantizer may saturate: other tools leave the clip of a relu to it.
+    """
+    behind = {o.name: op.result for op in graph.ops if isinstance(op.kind, quant.Dequantize) for o in op.operands if o}
+    return {n: real[n] if v.elem is None else behind.get(v.value.name, real[n]) for n, v in views.items()}
+
+
+def _compare_outputs(result: Comparison, expected: dict[str, Array], actual: dict[str, Array], size: int) -> None:
+    """Count the first float tensor among the outputs of a batch of ``size`` samples.
+
+    Not one whose shape depends on the numbers and differs. Only scores, one axis of them per sample, can agree.
+    """
+    tensors = {n: a for n, a in expected.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+    name = next((n for n, a in tensors.items() if a.shape == actual[n].shape), None)
     if name is None:
         return
-    a, b = expected[name], actual[name]
+    a, b = tensors[name], actual[name]
     result.outputs = result.outputs.updated(a, b)
-    rows = a.reshape(len(a), -1) if a.ndim else a.reshape(1, 1)
-    result.agreeing += int((rows.argmax(1) == b.reshape(rows.shape).argmax(1)).sum())
+    scores = a.shape[1:] if a.shape[:1] == (size,) else a.shape
+    shape = (-1, max(scores, default=1))
+    if math.prod(scores) == shape[1] > 0:
+        same = a.reshape(shape).argmax(1) == b.reshape(shape).argmax(1)
+        result.rows += len(same)
+        result.agreeing += int(same.sum())
 
 
 @dataclass(frozen=True)
@@ -114,19 +184,25 @@ class _View:
 
 
 def _by_name(graph: Graph) -> dict[str, Value]:
-    return {v.name: v for v in graph.values() if v.name}
+    """Values by name; names are hints, so one that two values have tells nothing."""
+    times = Counter(v.name for v in graph.values())
+    return {v.name: v for v in graph.values() if v.name and times[v.name] == 1}
 
 
 def _integer_view(
-    name: str, types: Mapping[str, Value], values: Mapping[str, Value], integer_graph: Graph
+    name: str,
+    types: Mapping[str, Value],
+    quantized: Mapping[str | None, str | None],
+    values: Mapping[str, Value],
+    graph: Graph,
 ) -> _View | None:
-    """The value called ``name``, or the integers it was fused into, called ``name.quant``."""
+    """The value called ``name``, or the integers it was fused into: ``name.quant``, or as the model calls them."""
     if name in values and values[name].type.is_float:
         return _View(values[name], None)
-    fused = values.get(f"{name}.quant")
+    fused = values.get(f"{name}.quant") or values.get(quantized.get(name) or "")
     if fused is None:
         return None
-    elem = _quantized_type(fused, types, integer_graph)
+    elem = _quantized_type(fused, types, graph)
     return None if elem is None else _View(fused, elem)
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer (a weight op of the user's model).
+    """One layer: a weight op of the user's model, or an average pool computed in integers.
 
-    ``action`` is ``int8`` or ``float``; ``notes`` say why it stayed in float or what was adjusted. Bytes count weight,
-    bias and parameters. ``macs`` are for one sample, ``None`` where a size is not known. ``sqnr_db`` is of the layer's
-    output, integer run against float. ``steps_max`` and ``steps_share`` compare the layer's quantized input between the
-    integer run and the QDQ model (N5): largest difference in steps, share of elements that differ. ``edge`` tells how
-    the output leaves: ``requant`` (int8, fused), ``dequant`` (float16), or ``float``. ``time_us`` is the estimate
-    for one sample on the target.
+    ``action`` is ``int8``, ``weight-only`` (integer weights under float data) or ``float``; ``notes`` say why it stayed
+    in float or what was adjusted. Bytes count weight, bias and parameters. ``macs`` are for one sample, ``None`` where
+    a size is not known. ``sqnr_db`` is of the layer's output, integer run against float. ``steps_max`` and
+    ``steps_share`` compare the layer's quantized input between the integer run and the QDQ model (N5): largest
+    difference in steps, share of elements that differ. ``edge`` tells how the output leaves: ``requant`` (int8, fused),
+    ``dequant`` (float16), or ``float``. ``time_us`` is the estimate for one sample on the target.
     """
 
     name: str
@@ -50,11 +50,11 @@ class ChoiceReport:
 class CompressionReport:
     """What ``compress`` did to a model.
 
-    ``output_sqnr_db`` and ``agreement`` compare the outputs of the integer run with the float model over ``samples``
-    samples (agreement: same largest element along the last axis). ``overflows`` counts accumulators outside int32 per
-    layer (N7). ``preprocess`` names how samples were prepared, where that is known. ``time_us`` and
-    ``float_time_us`` are estimates for one sample on the target. ``passes`` lists the
-    pipeline with rewrites fired.
+    ``output_sqnr_db`` and ``agreement`` compare the outputs of the integer run with the ``reference`` (the ``float``
+    model, or the ``QDQ`` model where the quantizers came with it) over ``samples`` samples (agreement: same largest
+    element along the last axis). ``overflows`` counts accumulators outside int32 per layer (N7). ``preprocess`` names
+    how samples were prepared, where that is known. ``time_us`` and ``float_time_us`` are estimates for one sample on
+    the target. ``passes`` lists the pipeline with rewrites fired.
     """
 
     model: str
@@ -75,6 +75,7 @@ class CompressionReport:
     choices: tuple[ChoiceReport, ...]
     notes: tuple[str, ...]
     atc: str
+    reference: str = "float"
 
     def to_json(self) -> str:
         """The report as JSON text; infinities as strings, keys in field order, the same bytes for the same run."""
@@ -93,9 +94,10 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model on labelled samples. Shares lie in [0, 1]; ``None`` where there is nothing to compare with.
+    """Scores of a model on samples. Shares lie in [0, 1]; ``None`` where there is nothing to compare with.
 
-    ``agreement`` and ``sqnr_db`` are against the float reference.
+    ``agreement`` and ``sqnr_db`` are against the float reference. ``score`` is what the evaluator ``metric`` gave, and
+    ``samples`` is 0 for one that has its own.
     """
 
     samples: int
@@ -103,6 +105,8 @@ class Evaluation:
     top5: float | None
     agreement: float | None
     sqnr_db: float | None
+    metric: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)

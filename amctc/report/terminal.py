@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -26,8 +27,14 @@ from amctc.report.units import (
 PLAIN_WIDTH = 120
 """Columns where there is no terminal and COLUMNS is not set."""
 
+MOST_NAMES = 4
+"""Layers of one reason that get a line each; of more so many are named, and report.json has them all."""
+
 POOR_DB = 20.0
 """Below it a layer's output is noise for one part in ten of its amplitude: worth a look."""
+
+MOST_LISTED = 24
+"""Ops between the layers that are named one by one."""
 
 LEGEND = {
     "SQNR dB": "SQNR: of the layer's output, integer run against float.",
@@ -74,13 +81,14 @@ def print_section(heading: str, lines: Sequence[str], console: Console) -> None:
 
 def _layer_columns(report: CompressionReport) -> list[Column]:
     layers = report.layers
-    integer = sum(layer.action != "float" for layer in layers)
+    actions = [layer.action for layer in layers if layer.action != "float"]
+    footer = f"{len(layers)} layers, {len(actions)} {'in int8' if set(actions) <= {'int8'} else 'quantized'}"
     poor = ["red" if x.sqnr_db is not None and x.sqnr_db < POOR_DB else "" for x in layers]
     steps = [_steps(layer) for layer in layers]
     before, after = sum(x.bytes_before for x in layers), sum(x.bytes_after for x in layers)
     macs, times = [layer.macs for layer in layers], [layer.time_us for layer in layers]
     return [
-        Column("layer", [x.name for x in layers], shorten=True, footer=f"{len(layers)} layers, {integer} in int8"),
+        Column("layer", [x.name for x in layers], shorten=True, footer=footer),
         Column("op", [x.op_type for x in layers], rank=3),
         Column(
             "runs in", [x.action for x in layers], styles=["yellow" if x.action == "float" else "green" for x in layers]
@@ -117,10 +125,10 @@ def _sections(report: CompressionReport) -> list[tuple[str, list[str]]]:
         for name, count in rewrites:
             fired[name] = fired.get(name, 0) + count
     return [
-        ("Layers left in float", [f"{x.name}: {_reason(x)}" for x in kept]),
+        ("Layers left in float", _reasons(kept)),
         ("Notes", [f"{x.name}: {'; '.join(x.notes)}" for x in noted] + list(report.notes)),
         ("Outside int32 (N7): the chip saturates", overflows),
-        ("Computed in float16 between the integer layers", [", ".join(report.float_ops)] if report.float_ops else []),
+        ("Computed in float16 between the integer layers", _float_ops(report.float_ops)),
         ("Rewrites", [", ".join(f"{name} {count}" for name, count in fired.items())] if fired else []),
         ("In all", _totals(report)),
         (
@@ -128,6 +136,27 @@ def _sections(report: CompressionReport) -> list[tuple[str, list[str]]]:
             [f"[{c.tag}] {c.name} = {c.value} ({c.rule})" for c in report.choices],
         ),
     ]
+
+
+def _float_ops(listed: Sequence[str]) -> list[str]:
+    """The ops by name, or of many how many of each kind."""
+    if len(listed) <= MOST_LISTED:
+        return [", ".join(listed)] if listed else []
+    kinds = Counter(op.partition(" (")[0] for op in listed)
+    return [", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) + " (by name in report.json)"]
+
+
+def _reasons(kept: Sequence[LayerReport]) -> list[str]:
+    """One line per layer; layers with a reason that many share on one line, the first of them by name."""
+    sharing: dict[str, list[str]] = {}
+    for layer in kept:
+        sharing.setdefault(_reason(layer), []).append(layer.name)
+    lines = []
+    for reason, names in sharing.items():
+        many = len(names) > MOST_NAMES
+        shown = [f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"] if many else names
+        lines += [f"{name}: {reason}" for name in shown]
+    return lines
 
 
 def _reason(layer: LayerReport) -> str:
@@ -138,9 +167,10 @@ def _totals(report: CompressionReport) -> list[str]:
     ratio = ratio_text(report.bytes_before, report.bytes_after)
     lines = [f"file    {bytes_text(report.bytes_before)} → {bytes_text(report.bytes_after)} ({ratio})"]
     if report.samples and report.output_sqnr_db is not None:
+        same = f"; the largest element is the same in {share_text(report.agreement)} of {report.samples} samples"
         lines.append(
-            f"output  SQNR {db_text(report.output_sqnr_db)} dB against the float model; the largest element is the "
-            f"same in {share_text(report.agreement)} of {report.samples} samples"
+            f"output  SQNR {db_text(report.output_sqnr_db)} dB against the {report.reference} model"
+            + (same if report.agreement is not None else "")
         )
     macs = macs_text(_total([x.macs for x in report.layers]))
     if report.time_us is None:
@@ -153,9 +183,11 @@ def _totals(report: CompressionReport) -> list[str]:
 def print_evaluations(rows: Sequence[tuple[str, Evaluation]], console: Console) -> None:
     """Scores side by side, one model per row; columns that no model has a number for are left out."""
     scores = [e for _, e in rows]
+    metric = next((printable(e.metric) for e in scores if e.metric), "score")
     columns = [
         Column("model", [name for name, _ in rows], shorten=True),
-        Column("samples", [str(e.samples) for e in scores], True),
+        Column("samples", [str(e.samples or ABSENT) for e in scores], True),
+        Column(metric, [ABSENT if e.score is None else f"{e.score:.6g}" for e in scores], True),
         Column("top-1", [share_text(e.top1) for e in scores], True),
         Column("top-5", [share_text(e.top5) for e in scores], True, 1),
         Column("agreement", [share_text(e.agreement) for e in scores], True),

@@ -109,6 +109,27 @@ def test_compress(compressed):
     assert set(actions.values()) == {"int8"}
 
 
+def test_weights_only_need_no_samples(here):
+    text = done("compress", "model.onnx", "--preset", "weight-only", "-o", "out")
+    assert "model.onnx for ascend910b1: 1 of 12 layers quantized, compared on 0 samples" in text
+    assert {p.name for p in Path("out").iterdir()} == FILES
+    report = json.loads(Path("out/report.json").read_text())
+    assert {layer["action"] for layer in report["layers"]} == {"float", "weight-only"}
+    assert report["agreement"] is None
+    done("eval", "out", "-d", "cal.npz", "-p", "unit")
+
+
+def test_calibration_needs_samples(here):
+    assert "calibration needs samples" in refused(2, "compress", "model.onnx", "-o", "out")
+
+
+def test_compress_quantizes_tensors(here):
+    done(*COMPRESS, "-o", "out", "--tensor", "*")
+    pipeline = json.loads(Path("out/report.json").read_text())["pipeline"]
+    assert "observe{tensor=[*]}" in pipeline
+    assert "tensor=[*]" in pipeline.partition("place-qdq")[2]
+
+
 def test_compress_prints_the_report(here):
     skip = 'place-qdq.skip=["/stem/*", "/classifier/*"]'
     options = ("--method", "min-max", "--symmetric", "--set", "observe.bins=1024", "--set", skip, "-t", "ascend310p3")
@@ -136,9 +157,10 @@ def test_compress_repeats_itself(here):
 def test_eval_of_an_output_folder_finds_the_float_model(compressed):
     text = done("eval", compressed, "-d", SHIPPED["test.npz"], "-p", "unit", "--limit", "64", "--skip-first", "10")
     rows = [line.split() for line in text.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["float", "int8"]
-    assert "64" in rows[0]
+    assert [row[0] for row in rows] == ["float", "QDQ,", "int8"]
+    assert all("64" in row for row in rows)
     assert float(rows[1][-1]) > 25  # dB
+    assert float(rows[2][-1]) > 25
 
 
 def test_eval_without_labels_compares_only(compressed):
@@ -146,7 +168,7 @@ def test_eval_without_labels_compares_only(compressed):
     np.savez(compressed.parent / "plain.npz", image=rng.random((5, 1, 8, 8), np.float32))
     text = done("eval", compressed, "-d", compressed.parent / "plain.npz", "--no-fusion")
     assert "top-1" not in text
-    assert text.splitlines()[2].startswith("int8 on ascend910b1")
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["QDQ,", "int8"]
 
 
 def test_eval_prepares_images_as_the_calibration_did(compressed):
@@ -274,7 +296,7 @@ def test_demo(here):
         (2, ("--set", "bits=8"), "pass.option=value"),
         (2, ("--set", "place-qdq.bits="), "pass.option=value"),
         (2, ("--set", "place-qdq.bits=8}"), "pass.option=value"),
-        (2, ("--preset", "defalt"), "did you mean default?"),
+        (2, ("--preset", "defalt"), "did you mean default"),
         (2, ("-p", "unity"), "did you mean unit?"),
         (2, ("--batch-size", "0"), "x>=1"),
         (2, ("--skpi", "x"), "--skip"),
@@ -323,9 +345,19 @@ def test_outputs_that_cannot_be_written(here):
     assert Path("file").read_text() == "mine"
 
 
-def test_a_quantized_model_is_not_compressed_again(compressed, here):
-    line = refused(4, "compress", compressed / "model_fakequant.onnx", *COMPRESS[2:], "-o", "out")
-    assert "quantized already" in line
+def test_a_deploy_model_is_not_compressed_again(compressed, here):
+    line = refused(4, "compress", compressed / "model_deploy.onnx", *COMPRESS[2:], "-o", "out")
+    assert "a deploy model is quantized already" in line
+
+
+def test_a_qdq_model_is_lowered_as_it_is(compressed, here):
+    text = done("compress", compressed / "model_fakequant.onnx", *COMPRESS[2:], "-o", "out")
+    assert "model_fakequant.onnx for ascend910b1: 11 of 12 layers in int8, compared on 16 samples" in text
+    assert "its quantizers came with the model: nothing was calibrated" in text
+    assert "/head/conv/Conv: the model brings no quantizers for it" in text
+    assert "does not run pass 'place-qdq'" in refused(
+        2, "compress", compressed / "model_fakequant.onnx", *COMPRESS[2:], "-o", "again", "--skip", "/stem/*"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 import amctc
 from amctc.errors import InputError, UsageError
 from amctc.examples import calibration_path, model_path
-from amctc.ir import Graph
+from amctc.ir import Graph, GraphInput, apply
+from amctc.ops import nn
+from amctc.types import F32, TensorType
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,16 @@ def test_target_of_a_deploy_graph(graphs: dict[str, Graph]) -> None:
     named = amctc.Session(anonymous, target="ascend310p3").target
     assert named is not None
     assert named.name == "ascend310p3"
+
+
+def test_a_deploy_graph_without_an_integer_layer_runs_as_its_target_would() -> None:
+    """All of it is float16 there, also read from the file."""
+    x = GraphInput("x", TensorType(("n", 4), F32))
+    feeds = {"x": np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)}
+    result = amctc.compress(Graph((x,), (apply(nn.Sigmoid(), x),), ("y",)), [feeds])
+    session = amctc.Session(result.deploy_graph)
+    assert session.kind == "deploy"
+    half = 1 / (1 + np.exp(-feeds["x"].astype(np.float64)))
+    difference = np.abs(session.run(feeds)["y"] - half)
+    assert difference.max() <= 2.0**-10  # two units of float16 below 1
+    assert difference.max() > 2.0**-20

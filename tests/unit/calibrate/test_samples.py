@@ -414,10 +414,8 @@ def test_misuse_of_from_iterable():
 
 
 def test_models_that_take_no_such_samples():
-    f = np.dtype(np.float32)
-    for inputs in ([], [InputSpec("sr", (), f)], [InputSpec("a", (2, 1), f), InputSpec("b", (1, 1), f)]):
-        with pytest.raises(UnsupportedError):
-            from_iterable([], inputs)
+    with pytest.raises(UnsupportedError, match="no inputs"):
+        from_iterable([], [])
 
 
 def test_the_public_names():

@@ -60,6 +60,30 @@ def test_layers_left_in_float_say_why_once():
     assert "  head: skipped on request\n" in printed(REPORT)
 
 
+def test_a_reason_that_many_share_is_said_once():
+    many = tuple(dataclasses.replace(KEPT, name=f"conv{i}", notes=("left in float: a convolution",)) for i in range(6))
+    text = printed(dataclasses.replace(REPORT, layers=(KEPT, *many)))
+    assert "  head: skipped on request\n" in text
+    assert "  conv0, conv1, conv2, conv3 and 2 more: a convolution\n" in text
+    few = printed(dataclasses.replace(REPORT, layers=many[:4]))
+    assert "  conv3: a convolution\n" in few
+    weights = dataclasses.replace(LAYER, action="weight-only")
+    assert "3 layers, 2 quantized" in printed(dataclasses.replace(REPORT, layers=(LAYER, weights, KEPT)))
+
+
+def test_many_ops_between_the_layers_are_counted_by_kind():
+    ops = tuple(f"{kind} ({kind}_{i})" for kind in ("add", "mul") for i in range(15))
+    text = printed(dataclasses.replace(REPORT, float_ops=(*ops, "If (gate (left))")))
+    assert "  add 15, mul 15, If 1 (by name in report.json)\n" in text
+    assert "add_0" not in text
+    assert "add (add_0), add (add_1)" in printed(dataclasses.replace(REPORT, float_ops=ops[:24]))
+
+
+def test_no_share_of_samples_without_scores():
+    text = printed(dataclasses.replace(REPORT, agreement=None))
+    assert "  output  SQNR 37.3 dB against the float model\n" in text
+
+
 def test_choices_are_a_list_of_footnotes():
     lines = printed(REPORT).splitlines()
     assert "  [I] quant_mode = fp32 (N2/N3)" in lines
