@@ -23,16 +23,22 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "mobilenet_v1_0.25": ("models/mobilenet_v1_0.25_224.onnx", "imagenet", "tf"),
     "cifar10_resnet20": ("models/cifar10_resnet20.onnx", "data/cifar10_test_jpeg.npz", "imagenet"),
     "mnist-8": ("models/mnist-8.onnx", "data/mnist_test.npz", "unit"),
+    "vit_fashion": ("models/vit_fashion.onnx", "data/fashion_test.npz", "fashion"),
 }
 """Model file, samples and preprocessing, relative to DATA."""
+
+PREPROCESS: dict[str, dict[str, object]] = {"fashion": {"divisor": 255.0, "mean": (0.2860,), "std": (0.3530,)}}
+"""Preprocessings that have no name of their own."""
 
 
 def measure(data: Path, name: str, preset: str, calibration: int) -> dict[str, float]:
     """Compress one model and score it; runs in its own process."""
     import amctc
+    from amctc.calibrate.preprocess import Preprocess
 
     model, samples_at, preprocess = MODELS[name]
-    samples = amctc.open_samples_for(amctc.load(data / model), data / samples_at, preprocess=preprocess)
+    prepared = Preprocess(**PREPROCESS[preprocess]) if preprocess in PREPROCESS else preprocess
+    samples = amctc.open_samples_for(amctc.load(data / model), data / samples_at, preprocess=prepared)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         amctc.compress(data / model, samples.limited(0, calibration), preset=preset, out=Path(folder) / "out")

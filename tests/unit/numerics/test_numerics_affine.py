@@ -168,6 +168,17 @@ def test_quantize_and_dequantize_per_axis() -> None:
     np.testing.assert_array_equal(dequantize_linear(q, scale, zero_point, axis=-2, dtype=np.float16), x)
 
 
+def test_blocks_along_an_axis_have_parameters_of_their_own():
+    """Rows 0 and 1 by the first entries, row 2, the short block, by the last ones."""
+    codes = np.int8([[5, 5], [6, 6], [7, 7]])
+    real = dequantize_linear(codes, [1, 2, 4, 8], [0, 5, 7, 0], axis=0, block=2)
+    np.testing.assert_array_equal(real, [[5, 0], [6, 2], [0, 56]])
+    np.testing.assert_array_equal(dequantize_linear(codes.T, [1, 4, 2, 8], [0, 7, 5, 0], axis=1, block=2), real.T)
+    np.testing.assert_array_equal(dequantize_linear(codes, [2], [5], axis=0, block=4), (codes - 5) * 2)
+    with pytest.raises(InputError, match="3 values for blocks of 2"):
+        dequantize_linear(codes, [1, 2, 4], 0, axis=0, block=2)
+
+
 def test_per_channel_scales_need_an_axis() -> None:
     x = np.ones((2, 3), np.float32)
     for axis in (None, 2):

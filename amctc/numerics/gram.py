@@ -1,0 +1,58 @@
+"""Second moments of the inputs of a layer, gathered batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass
+class Mean:
+    """A running mean of arrays of one shape, each weighted by how many elements it stands for."""
+
+    total: Float64Array | float = 0.0
+    count: int = 0
+
+    def add(self, mean: Float64Array, count: int) -> None:
+        """Count in ``mean``, the mean of ``count`` elements."""
+        self.total = self.total + mean * count
+        self.count += count
+
+    @property
+    def value(self) -> Float64Array:
+        """The mean so far; 0 without data."""
+        return np.asarray(self.total / max(self.count, 1))
+
+
+@dataclass
+class Covariance:
+    """Covariances [G, K, K] of columns [G, K, n] around a ``centre`` [G, K] near their mean, or around 0.
+
+    Products are computed in float32 on the centred columns and summed in float64: a mean far from 0 would cost bits.
+    """
+
+    centre: Float64Array | None = None
+    _gram: Float64Array | float = field(default=0.0, init=False)
+    _sum: Float64Array | float = field(default=0.0, init=False)
+    _count: int = field(default=0, init=False)
+
+    def add(self, columns: npt.NDArray[np.float32]) -> None:
+        """Count in some columns."""
+        if self.centre is not None:
+            columns = columns - self.centre[:, :, None].astype(np.float32)
+            self._sum = self._sum + columns.sum(axis=2, dtype=np.float64)
+        self._gram = self._gram + (columns @ columns.swapaxes(1, 2)).astype(np.float64)
+        self._count += columns.shape[2]
+
+    @property
+    def value(self) -> Float64Array:
+        """E[x xᵀ], around the mean where there is a centre."""
+        gram = np.asarray(self._gram) / max(self._count, 1)
+        if self.centre is None:
+            return gram
+        mean = np.asarray(self._sum) / max(self._count, 1)
+        return np.asarray(gram - mean[:, :, None] * mean[:, None, :])

@@ -1,0 +1,34 @@
+"""The float network inside a graph with quantizers."""
+
+from __future__ import annotations
+
+from amctc.ir import Graph, Value, with_operands
+from amctc.ops import quant
+
+
+def before_quantizer(value: Value | None) -> Value:
+    """x for dequantize(quantize(x)); a dequantized graph input or other integer stands for itself."""
+    assert value is not None
+    op = value.producer
+    if op is None or not isinstance(op.kind, quant.Dequantize):
+        return value
+    stored = op.operands[0]
+    assert stored is not None
+    if stored.producer is None or not isinstance(stored.producer.kind, quant.Quantize):
+        return value
+    source = stored.producer.operands[0]
+    assert source is not None
+    return source
+
+
+def without_quantizers(graph: Graph) -> tuple[Graph, dict[Value, Value]]:
+    """``graph`` with every dequantize(quantize(x)) replaced by x, and what became of each value."""
+    twins: dict[Value, Value] = {i: i for i in graph.inputs}
+    for op in graph.ops:
+        if before_quantizer(op.results[0]) is not op.results[0]:
+            twins[op.results[0]] = twins[before_quantizer(op.results[0])]
+            continue
+        operands = tuple(None if o is None else twins[o] for o in op.operands)
+        same = all(a is b for a, b in zip(operands, op.operands, strict=True))
+        twins.update(zip(op.results, (op if same else with_operands(op, operands)).results, strict=True))
+    return graph.with_outputs(tuple(twins[o] for o in graph.outputs)), twins

@@ -1,0 +1,46 @@
+"""Put channel factors into the constants of layers and normalisations."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from amctc.data import deferred
+from amctc.ir import Op, Value, apply, const, constant_data
+from amctc.ops import nn
+from amctc.types import Array
+from amctc_patterns.layers import per_input_channel, per_output_channel
+
+Factors = npt.NDArray[np.float64]
+
+
+def rescaled_layer(op: Op, operands: tuple[Value | None, ...], read: Factors | None, written: Factors | None) -> Value:
+    """``op`` on data whose channels were multiplied by ``read`` [C], its own result's by ``written`` [O]."""
+    kind, weight = op.kind, operands[1]
+    assert isinstance(kind, nn.Layer)
+    assert weight is not None
+    factors = np.ones((1,) * weight.type.rank)
+    if read is not None:
+        factors = factors / per_input_channel(kind, weight.type, read)
+    if written is not None:
+        factors = factors * per_output_channel(kind, weight.type, written)
+    rest = [o if o is None or written is None else times(o, written) for o in operands[2:]]
+    return apply(kind, operands[0], times(weight, factors), *rest, name=op.result.name)
+
+
+def rescaled_normalization(op: Op, operands: tuple[Value | None, ...], written: Factors) -> Value:
+    """A normalisation whose scale and bias carry ``written`` [C]."""
+    parameters = [None if o is None else times(o, written) for o in operands[1:3]]
+    return apply(op.kind, operands[0], *parameters, *operands[3:], name=op.result.name)
+
+
+def times(value: Value, factors: Factors) -> Value:
+    """A constant times ``factors``, broadcast to each other; computed when it is read."""
+    data = constant_data(value)
+    assert data is not None
+    shape = np.broadcast_shapes(data.shape, factors.shape)
+
+    def scaled(array: Array) -> Array:
+        return (array.astype(np.float64) * factors).astype(array.dtype)
+
+    return const(deferred("rescale channels", scaled, data, shape=shape, dtype=data.dtype), name=value.name)

@@ -1,0 +1,101 @@
+"""The quantized type of a layer's weight: bits, scales, and what the accumulator and the packing demand of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from amctc.errors import AmctcError
+from amctc.ir import Op, Value, apply, const, constant_data, layer_name
+from amctc.numerics.affine import weight_scales
+from amctc.numerics.bias import bias_scale_for_dead_channel, rescue_weight_scales
+from amctc.ops import nn, quant
+from amctc.pipeline import Context
+from amctc.types import I4, I8, Array, QuantizedType
+from amctc_passes.facts import quantized_type
+from amctc_passes.quantize.layers import int4_obstacle, quantized_name
+
+DEAD = 1.1920928955078125e-07
+"""Weights whose scale is below FLT_EPSILON count as zero (N10)."""
+
+
+@dataclass(frozen=True)
+class WeightScheme:
+    """How weights are quantized: bits of storage, one scale per output channel or one in all.
+
+    ``source`` is the pass that notes what it had to do otherwise.
+    """
+
+    bits: int
+    per_channel: bool
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ValueError(f"bits={self.bits}: weights are stored in 4 or 8 bits")
+
+    def weight_type(self, op: Op, operands: tuple[Value | None, ...], context: Context) -> QuantizedType:
+        """The type for the constant weight of ``op``, on its quantized data; errors name the layer.
+
+        Symmetric (N10). Scales are raised just enough where the int32 bias or accumulator would overflow (N9), a
+        channel without weights takes a scale that keeps its bias fine (N10), and a layer that cannot store int4 takes
+        8 bits (N4); all are noted.
+        """
+        kind, weight, data = op.kind, operands[1], constant_data(operands[1])
+        assert isinstance(kind, nn.Layer)
+        assert weight is not None
+        assert data is not None
+        channel_axis, bits = nn.weight_channel_axis(kind, weight.type), self._bits(op, context)
+        axis = channel_axis if self.per_channel else None
+        try:
+            array = data.read()
+            scales = weight_scales(array, axis=axis, bits=bits)
+            constant = constant_data(operands[2] if len(operands) > 2 else None)
+            bias = None if constant is None else _largest_biases(constant.read(), array.shape[channel_axis])
+            scales = self._safe(op, operands[0], array, scales, bias, channel_axis, bits, context)
+        except AmctcError as error:
+            raise error.located(layer_name(op)) from None
+        storage = I8 if bits == 8 else I4
+        steps, zeros = tuple(map(float, scales)), (0,) * len(scales)
+        return QuantizedType(storage, weight.type.scalar, steps, zeros, axis, *storage.integer_range)
+
+    def _bits(self, op: Op, context: Context) -> int:
+        obstacle = int4_obstacle(op, context.target) if self.bits == 4 else None
+        if obstacle is None:
+            return self.bits
+        context.note(self.source, layer_name(op), f"weights stored in 8 bits, not 4: {obstacle} (N4)")
+        return 8
+
+    def _safe(
+        self, op: Op, data: Value | None, array: Array, scales: Array, bias: Array | None, axis: int, bits: int,
+        context: Context,
+    ) -> Array:  # fmt: skip
+        """N10 for dead channels, then N9 for overflow. ``bias`` has one element per slice along ``axis``."""
+        elem = quantized_type(data)
+        step = elem.scales[0]
+        if bias is not None and len(scales) == array.shape[axis]:
+            largest = np.abs(np.moveaxis(array, axis, 0).reshape(len(scales), -1)).max(axis=1, initial=0)
+            dead = largest < DEAD * ((1 << (bits - 1)) - 1)
+            if dead.any():
+                scales = np.where(dead, bias_scale_for_dead_channel(bias, step), scales).astype(np.float32)
+                context.note(self.source, layer_name(op), f"{int(dead.sum())} channels have no weights")
+        scales, rescued = rescue_weight_scales(array, scales, bias, activation_scale=step,
+                                               zero_point=elem.zero_points[0], axis=axis, bits=bits)  # fmt: skip
+        if rescued.any():
+            context.note(self.source, layer_name(op), f"weight scale raised in {int(rescued.sum())} channels: "
+                         "the int32 accumulator would overflow (N9)")  # fmt: skip
+        return scales
+
+
+def _largest_biases(bias: Array, channels: int) -> Array:
+    """The largest bias [channels] that meets each scale: rows of a Gemm bias and groups of ConvTranspose share one."""
+    spread = bias.ndim > 0 and bias.shape[-1] % channels == 0
+    rows = bias.reshape(-1, channels) if spread else np.broadcast_to(bias.reshape(-1, 1), (bias.size, channels))
+    return np.asarray(rows[np.abs(rows).argmax(axis=0), np.arange(channels)])
+
+
+def dequantized_weight(op: Op, weight: Value, integers: object, elem: QuantizedType) -> Value:
+    """``integers``, an array or data, stored in place of ``weight``, as the float value the layer reads."""
+    stored = const(integers, elem, name=quantized_name(weight, op, "weight"))
+    return apply(quant.Dequantize(), stored, name=f"{stored.name}.dequant")

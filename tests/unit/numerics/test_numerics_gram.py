@@ -1,0 +1,33 @@
+"""Running means and covariances."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from amctc.numerics.gram import Covariance, Mean
+
+RNG = np.random.default_rng(3)
+
+
+def test_the_mean_of_unequal_batches() -> None:
+    mean = Mean()
+    mean.add(np.array([1.0, 2.0]), 1)
+    mean.add(np.array([4.0, 8.0]), 2)
+    assert mean.value.tolist() == [3.0, 6.0]
+    assert Mean().value == 0.0
+
+
+def test_the_covariance_of_all_columns() -> None:
+    columns = RNG.normal(size=(2, 3, 50)).astype(np.float32) + 1000.0
+    covariance = Covariance(np.full((2, 3), 1000.2))
+    for part in np.split(columns, [7, 8, 30], axis=2):
+        covariance.add(part)
+    expected = np.stack([np.cov(g.astype(np.float64), bias=True) for g in columns])
+    # columns near 1000 have steps of 2^-14; squares of numbers of size 4 carry a few of them
+    np.testing.assert_allclose(covariance.value, expected, atol=16 * 2.0**-14 * 50**-0.5)
+
+
+def test_around_zero() -> None:
+    covariance = Covariance()
+    covariance.add(np.float32([[[1.0, 3.0]]]))
+    assert covariance.value.tolist() == [[[5.0]]]

@@ -1,0 +1,127 @@
+"""roll-back: the noise of single layers, and which go back to float within the budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from amctc.errors import UsageError
+from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
+from amctc.ops import nn, quant
+from amctc.ops.onnx import Node
+from amctc.pipeline import Context, Pipeline, PipelineResult
+from amctc.types import F32, I64, QuantizedType, TensorType
+from amctc_passes.quantize.reference import before_quantizer, without_quantizers
+from amctc_passes.quantize.roll_back import OutputNoise
+
+POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))
+BATCHES = [{"x": np.random.default_rng(i).uniform(-1, 1, (2, 2, 4, 4)).astype(np.float32)} for i in range(4)]
+
+
+def through_quantizer(x: Value, step: float) -> Value:
+    return apply(quant.Dequantize(), apply(quant.Quantize(QuantizedType.per_tensor(float(np.float32(step)), 0)), x))
+
+
+def chain(*steps: float, final: object = None) -> Graph:
+    """Layers called a, b, c … of one channel mix each, their data quantized in the given steps."""
+    x = GraphInput("x", TensorType(("n", 2, 4, 4), F32))
+    y: Value = x
+    for name, step in zip("abcdef", steps, strict=False):
+        mix = const(np.float32([[0.8, 0.6], [-0.6, 0.8]]).reshape(2, 2, 1, 1))
+        y = apply(POINTWISE, through_quantizer(y, step), mix, origins=(Origin(name, "Conv"),))
+    return Graph((x,), (y if final is None else apply(final, y),), ("y",))
+
+
+def run(graph: Graph, options: str = "") -> PipelineResult:
+    return Pipeline.parse(f"roll-back{{{options}}}" if options else "roll-back").run(graph, Context(samples=BATCHES))
+
+
+def floats(graph: Graph) -> list[str]:
+    ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    return [op.origins[0].name for op in ops if before_quantizer(op.operands[0]) is op.operands[0]]
+
+
+def share_of_all(graph: Graph) -> float:
+    ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    return OutputNoise(graph, ops, Context(samples=BATCHES), 8).share(ops)
+
+
+def test_noise_by_hand() -> None:
+    """Rotations keep energy: step² / 12 per element over the energy of uniform numbers, 1/3."""
+    graph = chain(0.1, 0.02)
+    ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    probe = OutputNoise(graph, ops, Context(samples=BATCHES), 8)
+    for op, step in zip(ops, (0.1, 0.02), strict=True):
+        assert probe.share([op]) == pytest.approx(step**2 / 12 * 3, rel=0.25)  # 256 random numbers
+    assert probe.share([]) == 0.0
+    assert probe.share(ops) == pytest.approx(sum(probe.share([op]) for op in ops), rel=0.25)
+
+
+def test_the_noisiest_layer_goes_back() -> None:
+    result = run(chain(0.01, 0.3, 0.01), "sqnr=30.0 budget=0.4")
+    assert floats(result.graph) == ["b"]
+    (note,) = result.notes
+    assert (note.source, note.layer) == ("roll-back", "b")
+    assert note.text.startswith("left in float: quantized, it alone limits the outputs to 1")
+
+
+def test_the_budget_holds() -> None:
+    graph = chain(0.25, 0.3, 0.01, 0.01, 0.01, 0.01)  # a sixth of the work each
+    assert floats(run(graph, "sqnr=60.0 budget=0.3").graph) == ["b"]
+    assert floats(run(graph, "sqnr=60.0 budget=0.4").graph) == ["a", "b"]
+    assert run(graph, "sqnr=60.0 budget=0.1").graph is graph
+
+
+def test_clean_networks_stay() -> None:
+    graph = chain(0.001, 0.001)
+    assert run(graph).graph is graph
+
+
+def test_even_noise_is_no_reason() -> None:
+    """Layers that make no more than their share of the noise stay, however noisy the whole."""
+    graph = chain(0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert run(graph, "sqnr=60.0 budget=0.25").graph is graph
+
+
+def test_a_final_softmax_is_looked_through() -> None:
+    graph = chain(0.01, 0.3)
+    with_softmax = chain(0.01, 0.3, final=nn.Softmax(1))
+    noise = [share_of_all(g) for g in (graph, with_softmax)]
+    assert noise[0] == noise[1]
+
+
+def test_outputs_whose_shape_depends_on_the_data() -> None:
+    """Numbers of detections that change say nothing about noise."""
+    graph = chain(0.01, 0.3)
+    scores = apply(nn.Relu(), graph.outputs[0])
+    proto = helper.make_node("NonZero", ["x"], ["y"]).SerializeToString()
+    node = Node("NonZero", "", 13, proto, (scores.type,), (TensorType((4, None), I64),))
+    found = apply(nn.Cast(F32), apply(node, scores))
+    detector = Graph(graph.inputs, (found, graph.outputs[0]), ("found", "y"))
+    ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    share = OutputNoise(detector, ops, Context(samples=BATCHES), 8).share(ops)
+    assert share_of_all(graph) / 2 <= share < 1, "the mean over both outputs"
+
+
+def test_without_quantizers() -> None:
+    graph = chain(0.1, 0.2)
+    bare, twins = without_quantizers(graph)
+    assert not any(isinstance(op.kind, quant.Quantize | quant.Dequantize) for op in bare.ops)
+    assert [op.kind for op in bare.ops if isinstance(op.kind, nn.Conv)] == [POINTWISE, POINTWISE]
+    assert twins[graph.outputs[0]] is bare.outputs[0]
+    first = next(op for op in graph.ops if isinstance(op.kind, nn.Conv))
+    assert twins[first.operands[0]] is bare.inputs[0]
+
+
+@pytest.mark.parametrize("options", ["budget=1.5", "budget=-0.1", "samples=0"])
+def test_refused_options(options: str) -> None:
+    with pytest.raises(UsageError):
+        Pipeline.parse(f"roll-back{{{options}}}")
+
+
+def test_needs_samples() -> None:
+    with pytest.raises(UsageError, match=r"roll-back.*needs samples"):
+        Pipeline.parse("roll-back").run(chain(0.1, 0.1), Context())
+    with pytest.raises(UsageError, match="no calibration samples"):
+        Pipeline.parse("roll-back").run(chain(0.1, 0.1), Context(samples=[]))
