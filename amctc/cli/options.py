@@ -101,20 +101,20 @@ class WorkerOptions:
     """How many batches are run at once, and where."""
 
     jobs: int | None
-    executor: ExecutorKind | None
+    workers: ExecutorKind | None
 
     def opened(self) -> Executor:
         """The executor, to be used as a context."""
         from amctc.executors import open_executor
 
-        return open_executor(self.executor, self.jobs)
+        return open_executor(self.workers, self.jobs)
 
 
 def worker_options(function: F) -> F:
-    """``--jobs`` and ``--executor``; the command gets them as ``workers``, a :class:`WorkerOptions`."""
+    """``--jobs`` and ``--workers``; the command gets them as ``workers``, a :class:`WorkerOptions`."""
     options = (
-        click.option("--executor", type=click.Choice(["serial", "threads", "processes"]),
-                     help="Where batches run; the result is the same.  [default: threads if --jobs is more than 1]"),
+        click.option("--workers", type=click.Choice(["serial", "threads", "processes"]),
+                     help="What runs batches; the result is the same.  [default: threads if --jobs is more than 1]"),
         click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Batches calibrated at once."),
     )  # fmt: skip
     return _bundled("workers", WorkerOptions, options)(function)

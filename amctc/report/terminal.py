@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -125,8 +125,8 @@ def _sections(report: CompressionReport) -> list[tuple[str, list[str]]]:
         for name, count in rewrites:
             fired[name] = fired.get(name, 0) + count
     return [
-        ("Layers left in float", _reasons(kept)),
-        ("Notes", [f"{x.name}: {'; '.join(x.notes)}" for x in noted] + list(report.notes)),
+        ("Layers left in float", _shared((x.name, _reason(x)) for x in kept)),
+        ("Notes", _shared([(x.name, "; ".join(x.notes)) for x in noted] + list(map(_split, report.notes)))),
         ("Outside int32 (N7): the chip saturates", overflows),
         ("Computed in float16 between the integer layers", _float_ops(report.float_ops)),
         ("Rewrites", [", ".join(f"{name} {count}" for name, count in fired.items())] if fired else []),
@@ -146,17 +146,23 @@ def _float_ops(listed: Sequence[str]) -> list[str]:
     return [", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) + " (by name in report.json)"]
 
 
-def _reasons(kept: Sequence[LayerReport]) -> list[str]:
-    """One line per layer; layers with a reason that many share on one line, the first of them by name."""
+def _shared(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """One line per name and remark; what is remarked of many on one line, the first of them by name."""
     sharing: dict[str, list[str]] = {}
-    for layer in kept:
-        sharing.setdefault(_reason(layer), []).append(layer.name)
+    for name, remark in remarks:
+        sharing.setdefault(remark, []).append(name)
     lines = []
-    for reason, names in sharing.items():
+    for remark, names in sharing.items():
         many = len(names) > MOST_NAMES
         shown = [f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"] if many else names
-        lines += [f"{name}: {reason}" for name in shown]
+        lines += [f"{name}: {remark}" for name in shown]
     return lines
+
+
+def _split(note: str) -> tuple[str, str]:
+    """The name and the remark of a note of the report."""
+    name, _, remark = note.partition(": ")
+    return name, remark
 
 
 def _reason(layer: LayerReport) -> str:

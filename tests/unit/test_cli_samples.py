@@ -217,7 +217,7 @@ def test_evaluators_that_are_refused(out, status, words, options):
 
 def test_jobs_change_nothing(here):
     data = ("compress", "model.onnx", "-d", "labelled.npz", "--batch-size", "5")
-    for name, options in (("a", ()), ("b", ("-j", "3")), ("c", ("--executor", "processes", "-j", "2"))):
+    for name, options in (("a", ()), ("b", ("-j", "3")), ("c", ("--workers", "processes", "-j", "2"))):
         done(*data, "-o", name, *options)
     for file in ("model_deploy.onnx", "model_fakequant.onnx", "record.txt", "report.json"):
         assert Path("a", file).read_bytes() == Path("b", file).read_bytes() == Path("c", file).read_bytes()
@@ -226,8 +226,8 @@ def test_jobs_change_nothing(here):
 @pytest.mark.parametrize(
     ("status", "words", "options"),
     [
-        (2, "a serial executor runs no 2 jobs", ("--executor", "serial", "-j", "2")),
-        (2, "is not one of 'serial', 'threads', 'processes'", ("--executor", "fibers")),
+        (2, "a serial executor runs no 2 jobs", ("--workers", "serial", "-j", "2")),
+        (2, "is not one of 'serial', 'threads', 'processes'", ("--workers", "fibers")),
         (2, "x>=1", ("-j", "0")),
         (2, "no provider 'abacus' here; it has", ("--provider", "abacus")),
         (3, "none.so: no such library of custom operators", ("--custom-ops", "none.so")),

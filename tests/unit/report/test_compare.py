@@ -80,7 +80,8 @@ def test_a_relu_left_to_a_quantizer_is_compared_behind_it() -> None:
     nodes = [
         node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]), node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
         node("DequantizeLinear", ["w", "ws"], ["wd"]), node("Conv", ["xd", "wd"], ["c"], name="layer"),
-        node("QuantizeLinear", ["c", "scale", "zero"], ["cq"]), node("DequantizeLinear", ["cq", "scale", "zero"], ["d"]),
+        node("QuantizeLinear", ["c", "scale", "zero"], ["cq"]),
+        node("DequantizeLinear", ["cq", "scale", "zero"], ["d"]),
         node("Conv", ["d", "wd2"], ["y"], name="next"), node("DequantizeLinear", ["w2", "ws"], ["wd2"]),
     ]  # fmt: skip
     initializers.append(numpy_helper.from_array(RNG.integers(-127, 128, (2, 4, 1, 1)).astype(np.int8), "w2"))

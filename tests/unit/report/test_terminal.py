@@ -71,6 +71,13 @@ def test_a_reason_that_many_share_is_said_once():
     assert "3 layers, 2 quantized" in printed(dataclasses.replace(REPORT, layers=(LAYER, weights, KEPT)))
 
 
+def test_notes_that_many_share_are_said_once():
+    notes = tuple(f"gru{i}: left as it came: GRU is a carried op" for i in range(6))
+    text = printed(dataclasses.replace(REPORT, notes=("pool: something else", *notes)))
+    assert "  pool: something else\n" in text
+    assert "  gru0, gru1, gru2, gru3 and 2 more: left as it came: GRU is a carried op\n" in text
+
+
 def test_many_ops_between_the_layers_are_counted_by_kind():
     ops = tuple(f"{kind} ({kind}_{i})" for kind in ("add", "mul") for i in range(15))
     text = printed(dataclasses.replace(REPORT, float_ops=(*ops, "If (gate (left))")))
