@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from amctc.errors import InputError, UsageError
+from amctc.errors import InputError, LimitError, UsageError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, with_operands
 from amctc.onnx_bridge.runtime import FloatSession
 from amctc.types import Array
@@ -148,8 +148,13 @@ class _Spool:
     def append(self, array: Array) -> None:
         data = np.ascontiguousarray(array)
         self._arrays.append((self._end, data.shape, data.dtype))
-        self._file.seek(self._end)
-        self._file.write(data.data)
+        try:
+            self._file.seek(self._end)
+            self._file.write(data.data)
+        except OSError as error:
+            raise LimitError(f"activations cannot be kept in a temporary file: {error.strerror}",
+                             remedy="free space there, set TMPDIR to another folder, or calibrate with fewer samples",
+                             ) from None  # fmt: skip
         self._end += data.nbytes
 
     def __iter__(self) -> Iterator[Array]:

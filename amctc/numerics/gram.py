@@ -48,11 +48,10 @@ class Covariance:
         self._gram = self._gram + (columns @ columns.swapaxes(1, 2)).astype(np.float64)
         self._count += columns.shape[2]
 
-    @property
-    def value(self) -> Float64Array:
-        """E[x xᵀ], around the mean where there is a centre."""
-        gram = np.asarray(self._gram) / max(self._count, 1)
+    def matrix(self, groups: int, length: int) -> Float64Array:
+        """E[x xᵀ] [G, K, K], around the mean where there is a centre; 0 without data."""
+        gram = np.broadcast_to(np.asarray(self._gram) / max(self._count, 1), (groups, length, length))
         if self.centre is None:
             return gram
-        mean = np.asarray(self._sum) / max(self._count, 1)
+        mean = np.broadcast_to(np.asarray(self._sum) / max(self._count, 1), (groups, length))
         return np.asarray(gram - mean[:, :, None] * mean[:, None, :])

@@ -28,6 +28,9 @@ from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
 
 Float64Array = npt.NDArray[np.float64]
 
+LONGEST = 2304
+"""Terms whose covariances are kept together: 3 × 3 windows of 256 channels, 40 MiB in float64."""
+
 
 @register
 @dataclass(frozen=True)
@@ -110,13 +113,15 @@ class _Rounding:
         assert weight is not None
         assert data is not None
         contraction, elem = contraction_of(op), self._scheme.weight_type(op, operands, self._context)
-        mean, covariance = self._moments(op, operands[0], contraction)
+        mean, covariances = self._moments(op, operands[0], contraction)
         matrix = contraction.matrix(data.read()).astype(np.float64)
         scales = _scales_of(elem, contraction, matrix.shape[:2])
-        codes = np.stack([
-            round_second_order(m, h, s, bits=elem.storage.bits, damping=self._options.damping)
-            for m, h, s in zip(matrix, covariance, scales, strict=True)
-        ])  # fmt: skip
+        codes = np.empty(matrix.shape, np.int8)
+        for part, covariance in covariances:
+            for group, h in enumerate(covariance):
+                codes[group, :, part] = round_second_order(
+                    matrix[group, :, part], h, scales[group], bits=elem.storage.bits, damping=self._options.damping
+                )
         real = dequantized_weight(op, weight, np.ascontiguousarray(contraction.weight(codes)), elem)
         rest = operands[2:]
         if self._options.correct_bias:
@@ -125,24 +130,37 @@ class _Rounding:
             rest = (_corrected(op, operands[2] if rest else None, shift.reshape(-1), data.dtype),)
         return apply(op.kind, operands[0], real, *rest, name=op.result.name)
 
-    def _moments(self, op: Op, data: Value | None, contraction: Contraction) -> tuple[Float64Array, Float64Array]:
-        """Mean [G, K] and covariance [G, K, K] of what the layer reads, from the frontier."""
+    def _moments(
+        self, op: Op, data: Value | None, contraction: Contraction
+    ) -> tuple[Float64Array, list[tuple[slice, Float64Array]]]:
+        """Mean [G, K] of what the layer reads, and covariances [G, k, k] of its parts, from the frontier."""
         assert data is not None
-        covariance, mean, seen = Covariance(self._means.get(op)), Mean(), 0
-        share = -(-max(self._options.columns, 4 * contraction.length) // max(1, self._frontier.rows))
+        centre, mean, seen = self._means.get(op), Mean(), 0
+        parts = _parts(contraction.length)
+        covariances = [Covariance(None if centre is None else centre[:, p]) for p in parts]
+        share = -(-max(self._options.columns, 4 * (parts[0].stop - parts[0].start)) // max(1, self._frontier.rows))
         for x in map(np.atleast_2d, self._frontier.read(data)):
             mean.add(*contraction.mean_column(x))
-            covariance.add(contraction.columns(x, self._spread(op, seen, x, contraction.positions(x), share)))
+            columns = contraction.columns(x, self._spread(op, seen, x, contraction.positions(x), share))
+            for part, covariance in zip(parts, covariances, strict=True):
+                covariance.add(columns[:, part])
             seen += len(x)
-        shape = contraction.groups, contraction.length
-        square = np.broadcast_to(covariance.value, (*shape, contraction.length))
-        return np.broadcast_to(mean.value, shape), square
+        whole = np.broadcast_to(mean.value, (contraction.groups, contraction.length))
+        square = [c.matrix(contraction.groups, p.stop - p.start) for p, c in zip(parts, covariances, strict=True)]
+        return whole, list(zip(parts, square, strict=True))
 
     def _spread(self, op: Op, first: int, x: Array, positions: int, share: int) -> npt.NDArray[np.int64]:
         """Which windows of each row of ``x`` count [N, P]: drawn by the number of the row, whatever its batch."""
         seeds = ([self._context.seed, self._index[op], first + i] for i in range(len(x)))
         drawn = [np.random.default_rng(s).permutation(positions)[:share] for s in seeds]
         return np.array(drawn, np.int64).reshape(len(x), min(share, positions))
+
+
+def _parts(length: int) -> list[slice]:
+    """The terms of a long sum in parts, each rounded by its own covariance: memory and time grow with their squares."""
+    count = max(1, -(-length // LONGEST))
+    ends = [length * (i + 1) // count for i in range(count)]
+    return [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def contraction_of(op: Op) -> Contraction:

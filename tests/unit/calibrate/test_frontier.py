@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+
 import numpy as np
 import pytest
 
 from amctc.calibrate.frontier import Frontier, watched
 from amctc.data import ArrayData
-from amctc.errors import InputError, UsageError
+from amctc.errors import InputError, LimitError, UsageError
 from amctc.ir import Graph, GraphInput, Value, apply, const
 from amctc.ops import nn
 from amctc.types import F32, TensorType
@@ -95,3 +99,18 @@ def test_refused() -> None:
         list(watched(graph, [values[1]], []))
     with pytest.raises(InputError, match="no input 'x'"):
         list(watched(graph, [values[1]], [{}]))
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def seek(self, at: int) -> None: ...
+
+        def write(self, data: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    _, values = network()
+    with pytest.raises(LimitError, match=r"No space left.*TMPDIR"):
+        Frontier(Counted()).store(values[1])

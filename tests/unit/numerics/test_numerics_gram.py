@@ -24,10 +24,12 @@ def test_the_covariance_of_all_columns() -> None:
         covariance.add(part)
     expected = np.stack([np.cov(g.astype(np.float64), bias=True) for g in columns])
     # columns near 1000 have steps of 2^-14; squares of numbers of size 4 carry a few of them
-    np.testing.assert_allclose(covariance.value, expected, atol=16 * 2.0**-14 * 50**-0.5)
+    np.testing.assert_allclose(covariance.matrix(2, 3), expected, atol=16 * 2.0**-14 * 50**-0.5)
 
 
 def test_around_zero() -> None:
     covariance = Covariance()
     covariance.add(np.float32([[[1.0, 3.0]]]))
-    assert covariance.value.tolist() == [[[5.0]]]
+    assert covariance.matrix(1, 1).tolist() == [[[5.0]]]
+    assert Covariance().matrix(1, 2).tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
+    assert Covariance(np.ones((1, 2))).matrix(1, 2).tolist() == [[[0.0, 0.0], [0.0, 0.0]]]

@@ -12,6 +12,7 @@ from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.types import F32, I4, I8, Array, QuantizedType, TensorType
+from amctc_passes.quantize import round_weights
 
 RNG = np.random.default_rng(31)
 WIDE = nn.Conv((1, 1), (1, 1, 1, 1), (1, 1))
@@ -112,6 +113,19 @@ def test_later_layers_see_what_earlier_ones_became() -> None:
                               second.operands[1]),), ("y",))  # fmt: skip
     real, found = (outputs(g, batches) for g in (bare, run(graph, batches, "round-weights{bits=4}").graph))
     assert np.abs((found - real).mean(axis=(0, 2, 3))).max() < 2.0**-18 * np.abs(real).max()
+
+
+def test_long_sums_are_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts know nothing of each other, and still the outputs come closer than by rounding to nearest."""
+    graph, reference = layer_of(WIDE, (6, 3, 3, 3), (4, 3, 8, 8), bias=6)
+    batches = smooth(12, 3, 8, 8)
+    whole = run(graph, batches, "round-weights{bits=4}").graph
+    monkeypatch.setattr(round_weights, "LONGEST", 10)
+    parts = run(graph, batches, "round-weights{bits=4}").graph
+    nearest = run(graph, batches, "quantize-weights{bits=4}").graph
+    real = outputs(reference, batches)
+    errors = [np.square(outputs(g, batches) - real).mean() for g in (whole, parts, nearest)]
+    assert errors[0] < errors[1] < errors[2]
 
 
 def test_types_names_and_masks() -> None:
