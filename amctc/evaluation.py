@@ -90,7 +90,7 @@ def _classified(session: Session, samples: Samples, reference: Session | None, p
             hits5 += int((order == wanted).any(axis=1).sum())
         if reference is not None:
             expected = sample_rows(reference.run(feeds)[reference.output_names[0]], size)
-            error = error.updated(expected, scores)
+            error = error.updated_where_finite(expected, scores)
             agreeing += int((expected.argmax(1) == scores.argmax(1)).sum())
         seen, rows, classes = seen + size, rows + len(scores), scores.shape[1]
         progress("evaluating", seen, len(samples))

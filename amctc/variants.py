@@ -86,7 +86,7 @@ def _compared(
         same += int(((rows == before) | (np.isnan(rows) & np.isnan(before))).all(axis=1).sum())
         same_class += int((rows.argmax(1) == before.argmax(1)).sum())
         if expected is not None:
-            error = error.updated(expected[index], rows)
+            error = error.updated_where_finite(expected[index], rows)
             agreeing += int((rows.argmax(1) == expected[index].argmax(1)).sum())
     if not seen:
         return VariantResult(**_named(choice, value))

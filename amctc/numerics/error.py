@@ -51,6 +51,14 @@ class ErrorStatistics:
             result = result.merged(_chunk_statistics(ref[start : start + _CHUNK], act[start : start + _CHUNK]))
         return result
 
+    def updated_where_finite(self, reference: npt.ArrayLike, actual: npt.ArrayLike) -> ErrorStatistics:
+        """As :meth:`updated`, without elements where the reference is NaN or infinite: masked scores, log of 0."""
+        ref, act = np.asarray(reference), np.asarray(actual)
+        finite = np.isfinite(ref)
+        if ref.shape != act.shape or finite.all():
+            return self.updated(ref, act)
+        return self.updated(ref[finite], act[finite])
+
     def merged(self, other: ErrorStatistics) -> ErrorStatistics:
         """The statistics of both sets of pairs together (sums in float64: the order can move the last bits)."""
         return ErrorStatistics(

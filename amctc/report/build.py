@@ -65,6 +65,10 @@ def build_report(
 
 
 def _infinite(comparison: Comparison) -> tuple[str, ...]:
+    """Where values left float16, if that can be seen where the float model is finite."""
+    errors = (comparison.outputs, *comparison.layers.values())
+    if not any(math.isinf(error.noise_energy) for error in errors):
+        return ()
     return tuple(f"{name}: {count} results beyond float16 (N26)" for name, count in sorted(comparison.infinite.items()))
 
 

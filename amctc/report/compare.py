@@ -103,7 +103,7 @@ def compare(
         for name, view in views.items():
             reference, found = expected_values[references[name]], view.read(actual)
             if reference.shape == found.shape:  # behind an op that selects, sizes depend on the numbers
-                result.layers[name] = result.layers.get(name, ErrorStatistics()).updated(reference, found)
+                result.layers[name] = result.layers.get(name, ErrorStatistics()).updated_where_finite(reference, found)
         for name, (expected_steps, actual_steps) in inputs.items():
             if quantized[expected_steps].shape == actual[actual_steps].shape:
                 result.steps.setdefault(name, Steps()).update(quantized[expected_steps], actual[actual_steps])
@@ -151,16 +151,18 @@ def _references(graph: Graph, real: Mapping[str, Value], views: Mapping[str, _Vi
 
 
 def _compare_outputs(result: Comparison, expected: dict[str, Array], actual: dict[str, Array], size: int) -> None:
-    """Count the first float tensor among the outputs of a batch of ``size`` samples.
+    """Count the first float tensor among the outputs of a batch of ``size`` samples; of a model without, pixels.
 
     Not one whose shape depends on the numbers and differs. Only scores, one axis of them per sample, can agree.
     """
-    tensors = {n: a for n, a in expected.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+    arrays = {n: a for n, a in expected.items() if isinstance(a, np.ndarray)}  # others are sequences and maps
+    floats = {n: a for n, a in arrays.items() if a.dtype.kind == "f"}
+    tensors = floats or {n: a for n, a in arrays.items() if a.dtype == np.uint8}
     name = next((n for n, a in tensors.items() if a.shape == actual[n].shape), None)
     if name is None:
         return
     a, b = tensors[name], actual[name]
-    result.outputs = result.outputs.updated(a, b)
+    result.outputs = result.outputs.updated_where_finite(a, b)
     scores = a.shape[1:] if a.shape[:1] == (size,) else a.shape
     shape = (-1, max(scores, default=1))
     if math.prod(scores) == shape[1] > 0:

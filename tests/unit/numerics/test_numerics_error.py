@@ -86,3 +86,13 @@ def test_updates_merge(a: np.ndarray, b: np.ndarray) -> None:
     two = ErrorStatistics().updated(a, np.rint(a)).merged(ErrorStatistics().updated(b, np.rint(b)))
     assert one == two
     assert -1.0 <= one.cosine <= 1.0
+
+
+def test_masked_elements_of_the_reference_count_for_nothing() -> None:
+    masked = np.array([-np.inf, 3.0, np.nan, 4.0, np.inf])
+    found = ErrorStatistics().updated_where_finite(masked, np.array([0.0, 3.0, 1.0, 4.5, np.inf]))
+    assert (found.count, found.signal_energy, found.noise_energy) == (2, 25.0, 0.25)
+    assert ErrorStatistics().updated_where_finite(masked, np.full(5, np.nan)).sqnr_db == -math.inf
+    assert ErrorStatistics().updated_where_finite([1.0, 2.0], [1.0, 1.0]) == ErrorStatistics().updated([1, 2], [1, 1])
+    with pytest.raises(InputError):
+        ErrorStatistics().updated_where_finite([1.0, math.inf], [1.0])

@@ -11,7 +11,7 @@ from amctc.ir import Graph, GraphInput, Value, apply, const
 from amctc.onnx_bridge import import_model
 from amctc.ops import nn
 from amctc.report.model import CompressionReport
-from amctc.types import F32, TensorType
+from amctc.types import F32, I64, U8, TensorType
 
 RNG = np.random.default_rng(21)
 
@@ -22,7 +22,7 @@ def report(graph: Graph, *shape: int, scale: float = 1.0) -> CompressionReport:
     return compress(graph, [{"x": x[i : i + 2]} for i in (0, 2)]).report
 
 
-def product(*more: nn.Transpose | nn.Exp, dims: tuple[int | str, ...] = ("n", 6)) -> Graph:
+def product(*more: nn.Transpose | nn.Exp | nn.Cast, dims: tuple[int | str, ...] = ("n", 6)) -> Graph:
     """A matrix product, and ops after it."""
     x = GraphInput("x", TensorType(dims, F32))
     y: Value = apply(nn.MatMul(), x, const(RNG.standard_normal((6, 5)).astype(np.float32)), name="product")
@@ -47,6 +47,24 @@ def test_results_beyond_float16_are_named() -> None:
     assert 0 < count <= 4 * 5
     assert found.output_sqnr_db == -np.inf
     assert not any("beyond float16" in n for n in report(product(nn.Exp()), 6, scale=0.1).notes)
+
+
+def test_masked_scores_are_no_error() -> None:
+    """Minus infinity for two of five, in the float model too."""
+    inner = product()
+    mask, least = const(np.array([True, False, True, True, False])), const(np.float32(-np.inf))
+    kept = apply(nn.Where(), mask, inner.outputs[0], least)
+    found = report(Graph(inner.inputs, (kept,), ("y",)), 6)
+    assert found.output_sqnr_db is not None
+    assert found.output_sqnr_db > 30
+    assert found.notes == ()
+
+
+def test_pixels_count_where_no_output_is_float() -> None:
+    pixels = report(product(nn.Cast(U8), dims=("n", 3, 6)), 3, 6, scale=20.0)
+    assert pixels.output_sqnr_db is not None
+    indices = report(product(nn.Cast(I64), dims=("n", 3, 6)), 3, 6)
+    assert indices.output_sqnr_db is None
 
 
 def test_outputs_whose_shape_depends_on_the_numbers() -> None:
