@@ -25,6 +25,9 @@ from amctc_passes.quantize.reference import before_quantizer
 
 _WORTH, _OUT_OF_PROPORTION = 0.05, 2.0
 
+_MOST_MACS, _FEWEST_SAMPLES = 2e12, 4
+"""Work for all measurements, a few minutes on a core; below it samples are cut, but not to fewer than these."""
+
 
 @register
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class RollBack(Pass):
     the layer with the most noise per multiply-accumulate goes back to float, as long as all that went back have at most
     the share ``budget`` of the multiply-accumulates. Only layers out of proportion go: those that make at least a
     twentieth of the noise and twice their share of it. Each is noted. Every output counts alike; a final softmax is
-    looked through. Where the outputs are clean enough at once that takes a run per sample, else one per layer too.
+    looked through. Where the outputs are clean enough at once that takes a run per sample, else one per layer too, and
+    for a large network fewer samples.
     """
 
     sqnr: float = 30.0
@@ -62,14 +66,16 @@ class RollBack(Pass):
             return graph
         if context.samples is None:
             raise UsageError("calibration needs samples", where="pass roll-back", remedy="pass samples (--data)")
-        probe = OutputNoise(graph, quantized, context, self.samples)
+        macs = {op: layer_macs(op) or 0 for op in layers(graph)}
+        affordable = int(_MOST_MACS // max(1, len(quantized) * sum(macs.values())))
+        probe = OutputNoise(graph, quantized, context, min(self.samples, max(_FEWEST_SAMPLES, affordable)))
         if probe.share(quantized) <= self._allowed:
             return graph
         noise: dict[Op, float] = {}
         for op in quantized:
             noise[op] = probe.share([op])
             context.progress("measuring sensitivities", len(noise), len(quantized))
-        chosen = self._chosen(noise, {op: layer_macs(op) or 0 for op in layers(graph)})
+        chosen = self._chosen(noise, macs)
         for op in chosen:
             decibels = -10.0 * np.log10(noise[op])
             context.note(self.name, layer_name(op), f"left in float: quantized, it alone limits the outputs to "
