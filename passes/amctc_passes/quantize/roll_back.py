@@ -76,7 +76,7 @@ class RollBack(Pass):
             noise[op] = probe.share([op])
             context.progress("measuring sensitivities", len(noise), len(quantized))
         chosen = self._chosen(noise, macs)
-        for op in chosen:
+        for op in (op for op in quantized if op in chosen):
             decibels = -10.0 * np.log10(noise[op])
             context.note(self.name, layer_name(op), f"left in float: quantized, it alone limits the outputs to "
                          f"{decibels:.1f} dB")  # fmt: skip
