@@ -21,38 +21,49 @@ Float64Array = npt.NDArray[np.float64]
 STRONGEST = 2.0**10
 """No channel grows by more: one that narrow is as good as dead, and its weights would sink in a float16 island."""
 
+HALF_TRUSTED = 512
+"""So many values of a channel say half of how wide it is. Chosen on normally distributed data, where nothing should be
+gained and nothing must be lost: 32 to 1000 samples of 64 equally wide channels."""
+
 
 @dataclass(frozen=True)
-class ChannelRange:
-    """The extremes of each channel of a tensor over the samples: ``low`` and ``high`` [C], 0 included.
+class ChannelWidths:
+    """How wide each channel of a tensor was over the samples.
 
-    Merging is exact and takes any order.
+    ``low`` and ``high`` [C]: the extremes, 0 included; ``squares`` [C]: the sum of squares of its ``count`` values.
+    Merging takes any order, up to float64 rounding of the sums.
     """
 
     low: Float64Array
     high: Float64Array
+    squares: Float64Array
+    count: int
 
     @classmethod
-    def of(cls, x: npt.ArrayLike, axis: int) -> ChannelRange:
-        """The extremes of one batch, channels along ``axis``; InputError for NaN and infinite values."""
+    def of(cls, x: npt.ArrayLike, axis: int) -> ChannelWidths:
+        """The widths in one batch, channels along ``axis``; InputError for NaN and infinite values."""
         array = np.asarray(x)
         rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
         low, high = (f(axis=1, initial=0.0).astype(np.float64) for f in (rows.min, rows.max))
         require_finite(low, "calibration data")
         require_finite(high, "calibration data")
-        return cls(low, high)
+        return cls(low, high, np.einsum("cn,cn->c", rows, rows, dtype=np.float64), rows.shape[1])
 
-    def merged(self, other: ChannelRange) -> ChannelRange:
-        """The extremes of both sets of samples."""
-        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+    def merged(self, other: ChannelWidths) -> ChannelWidths:
+        """The widths over both sets of samples."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return ChannelWidths(low, high, self.squares + other.squares, self.count + other.count)
 
     def room(self) -> Float64Array:
-        """By how much [C] each channel could grow until it is as wide as the widest, at either end.
+        """By how much [C] each channel could grow until it is as wide as the widest; infinite where it was always 0.
 
-        At least 1; infinite for a channel that was always 0.
+        The least of three measures: at either end, and in root mean square. The extremes alone would not do: over few
+        values a channel falls short of what the tensor as a whole reaches by chance, and would saturate later.
         """
         low, high = self.low.min(initial=0.0), self.high.max(initial=0.0)
-        return np.minimum(_quotient(low, self.low), _quotient(high, self.high))
+        size = np.sqrt(self.squares)
+        ends = np.minimum(_quotient(low, self.low), _quotient(high, self.high))
+        return np.minimum(ends, _quotient(size.max(initial=0.0), size))
 
     def room_below(self, bound: float) -> Float64Array:
         """By how much [C] each channel could grow until it reaches ``bound`` > 0; at least 1."""
@@ -65,12 +76,15 @@ def _quotient(bound: float | np.floating[npt.NBitBase], values: Float64Array) ->
     return quotient
 
 
-def equalizing_factors(room: npt.ArrayLike, strength: float) -> Float64Array:
+def equalizing_factors(room: npt.ArrayLike, strength: float, count: npt.ArrayLike) -> Float64Array:
     """``room`` to the power ``strength`` in (0, 1], channels without room or without data left as they are.
 
-    1 makes all channels equally wide; 0.5 shares the burden evenly between activations and weights.
+    1 makes all channels equally wide; 0.5 shares the burden evenly between activations and weights. ``count``: the
+    values of a channel that its room is known from; over few it falls short of what it can reach and would saturate
+    later, so the power shrinks by count / (count + :data:`HALF_TRUSTED`).
     """
     if not 0.0 < strength <= 1.0:
         raise InputError(f"a strength of {strength} is not in (0, 1]")
     finite = np.where(np.isfinite(room), room, 1.0)
-    return np.asarray(np.clip(finite, 1.0, STRONGEST) ** strength)
+    trust = 1.0 / (1.0 + HALF_TRUSTED / np.maximum(np.asarray(count, np.float64), 1.0))
+    return np.asarray(np.clip(finite, 1.0, STRONGEST) ** (strength * trust))

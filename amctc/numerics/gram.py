@@ -49,9 +49,18 @@ class Covariance:
         self._count += columns.shape[2]
 
     def matrix(self, groups: int, length: int) -> Float64Array:
-        """E[x xᵀ] [G, K, K], around the mean where there is a centre; 0 without data."""
+        """E[x xᵀ] [G, K, K], around the mean where there is a centre; 0 with less than two columns.
+
+        Shrunk towards its diagonal by K / (K + n): n columns that are few beside K say little about correlations, and
+        what is fitted to them would not hold for others (Ledoit and Wolf 2004 give the reasons, and find such shares).
+        """
         gram = np.broadcast_to(np.asarray(self._gram) / max(self._count, 1), (groups, length, length))
-        if self.centre is None:
-            return gram
-        mean = np.broadcast_to(np.asarray(self._sum) / max(self._count, 1), (groups, length))
-        return np.asarray(gram - mean[:, :, None] * mean[:, None, :])
+        if self.centre is not None:
+            mean = np.broadcast_to(np.asarray(self._sum) / max(self._count, 1), (groups, length))
+            gram = gram - mean[:, :, None] * mean[:, None, :]
+        if self._count < 2:
+            return np.zeros((groups, length, length))
+        shrunk = gram * (self._count / (self._count + length))
+        diagonal = np.arange(length)
+        shrunk[:, diagonal, diagonal] = np.maximum(gram[:, diagonal, diagonal], 0.0)
+        return np.asarray(shrunk)

@@ -12,7 +12,7 @@ from amctc.calibrate.frontier import watched
 from amctc.contract import Changes, Contract
 from amctc.errors import AmctcError, UsageError
 from amctc.ir import Graph, Op, Value
-from amctc.numerics.equalization import ChannelRange, equalizing_factors
+from amctc.numerics.equalization import ChannelWidths, equalizing_factors
 from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
@@ -74,27 +74,29 @@ class Equalize(Pass):
 
         return convert(graph, rescaled)
 
-    def _factors(self, found: ChannelClasses, points: list[Op], ranges: Mapping[Value, ChannelRange]) -> Factors:
+    def _factors(self, found: ChannelClasses, points: list[Op], ranges: Mapping[Value, ChannelWidths]) -> Factors:
         """The factor of every number: the least room that any quantizer or ceiling leaves its class."""
-        classes, room = found.classes(), np.full(found.count, np.inf)
-        for op in points:
-            value = _data(op)
-            np.minimum.at(room, classes[found.of[value].numbers], ranges[value].room())
+        classes = found.classes()
+        room, seen = np.full(found.count, np.inf), np.full(found.count, np.inf)
+        for value in map(_data, points):
+            numbers = classes[found.of[value].numbers]
+            np.minimum.at(room, numbers, ranges[value].room())
+            np.minimum.at(seen, numbers, ranges[value].count)
         for ceiling in found.ceilings:
             numbers = found.of[ceiling.value].numbers
             np.minimum.at(room, classes[numbers], ranges[ceiling.value].room_below(ceiling.high))
         room[found.pinned()] = 1.0
-        return equalizing_factors(room, self.strength)[classes]
+        return equalizing_factors(room, self.strength, seen)[classes]
 
 
-def _ranges(graph: Graph, found: ChannelClasses, values: list[Value], context: Context) -> dict[Value, ChannelRange]:
+def _ranges(graph: Graph, found: ChannelClasses, values: list[Value], context: Context) -> dict[Value, ChannelWidths]:
     """What the channels of ``values`` were over the samples."""
     assert context.samples is not None
-    ranges: dict[Value, ChannelRange] = {}
+    ranges: dict[Value, ChannelWidths] = {}
     for arrays in watched(graph, values, context.samples, context.provider):
         for value, array in arrays.items():
             try:
-                seen = ChannelRange.of(array, found.of[value].axis)
+                seen = ChannelWidths.of(array, found.of[value].axis)
             except AmctcError as error:
                 raise error.located(f"value {value.name!r}") from None
             ranges[value] = ranges[value].merged(seen) if value in ranges else seen
