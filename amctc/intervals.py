@@ -151,6 +151,7 @@ RANGES: dict[type[OpKind], Rule] = {
     nn.Add: _add, nn.Neg: lambda op, operands: Interval(-operands[0].high, -operands[0].low), nn.Abs: _absolute,
     nn.Sigmoid: _within(0.0, 1.0), nn.Softmax: _within(0.0, 1.0), nn.HardSigmoid: _within(0.0, 1.0),
     nn.Tanh: _within(-1.0, 1.0), nn.Erf: _within(-1.0, 1.0), nn.LogSoftmax: _within(-math.inf, 0.0),
+    nn.Softplus: _within(0.0, math.inf),
     nn.Exp: _within(0.0, math.inf), nn.Sqrt: _within(0.0, math.inf), nn.Pow: _power, nn.Elu: _elu, nn.PRelu: _prelu,
     # Minima to two digits, rounded down: -0.3750 at -1.5; -0.1700 (tanh: -0.1701); -0.2785; -0.3088.
     nn.HardSwish: _gated(-0.38), nn.Gelu: _gated(-0.18), nn.Silu: _gated(-0.29), nn.Mish: _gated(-0.32),

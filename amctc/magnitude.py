@@ -196,6 +196,7 @@ MAGNITUDE: KernelTable = {
     nn.Sub: lambda op, constants: _add,
     nn.Div: lambda op, constants: _quotient,
     nn.PRelu: lambda op, constants: _prelu,
+    nn.Softplus: lambda op, constants: lambda x: np.abs(x) + 1.0,  # max(x, 0) and a logarithm of at most ln 2
     nn.BatchNorm: _batch_norm, nn.HardSigmoid: _hard_sigmoid, nn.Elu: _elu, nn.Pow: _power, nn.Exp: _exp,
     nn.LogSoftmax: _log_softmax,
     **dict.fromkeys((quant.Quantize, quant.Dequantize, *ascend.KINDS), _discontinuous),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from amctc.kernels.float_precision import gapless, rounds_once
+from amctc.kernels.half_precision import clip_float16
 
 Array = NDArray[Any]
 
@@ -44,15 +45,27 @@ def div(a: Array, b: Array) -> Array:
     return np.true_divide(a, b)
 
 
-@rounds_once
 def relu(x: Array) -> Array:
     """max(x, 0); −0 becomes +0."""
+    quick = clip_float16(x, 0.0, math.inf) if x.dtype == np.float16 else None
+    return _relu(x) if quick is None else quick
+
+
+@rounds_once
+def _relu(x: Array) -> Array:
     return np.asarray(np.maximum(x, 0) + 0)
 
 
-@rounds_once
 def clip(x: Array, low: Array | float | None = None, high: Array | float | None = None) -> Array:
     """min(max(x, low), high): when the bounds cross, every element becomes ``high`` (ONNX Clip)."""
+    quick = None
+    if x.dtype == np.float16 and isinstance(low, float) and (high is None or isinstance(high, float)):
+        quick = clip_float16(x, low, math.inf if high is None else high)
+    return _clip(x, low, high) if quick is None else quick
+
+
+@rounds_once
+def _clip(x: Array, low: Array | float | None, high: Array | float | None) -> Array:
     y = x if low is None else np.maximum(x, low)
     return np.array(y) if high is None else np.minimum(y, high)
 
@@ -124,10 +137,17 @@ def silu(x: Array) -> Array:
 
 
 @rounds_once
-def mish(x: Array) -> Array:
-    """X · tanh(ln(1 + e^x)), the logarithm as max(x, 0) + log1p(e^−|x|)."""
+def softplus(x: Array) -> Array:
+    """ln(1 + e^x) as max(x, 0) + log1p(e^−|x|)."""
     x = gapless(x)
-    return np.asarray(x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))))
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+@rounds_once
+def mish(x: Array) -> Array:
+    """X · tanh(ln(1 + e^x)) with the logarithm of :func:`softplus`."""
+    x = gapless(x)
+    return np.asarray(x * np.tanh(softplus(x)))
 
 
 @rounds_once

@@ -221,6 +221,7 @@ FLOAT: dict[type[OpKind], KernelFactory] = {
     nn.Sigmoid: _kernel(pointwise.sigmoid), nn.Tanh: _kernel(pointwise.tanh), nn.Elu: _kernel(pointwise.elu),
     nn.HardSigmoid: _kernel(pointwise.hard_sigmoid), nn.HardSwish: _kernel(pointwise.hard_swish),
     nn.Gelu: _kernel(pointwise.gelu), nn.Silu: _kernel(pointwise.silu), nn.Mish: _kernel(pointwise.mish),
+    nn.Softplus: _kernel(pointwise.softplus),
     nn.PRelu: _kernel(pointwise.prelu), nn.Neg: _kernel(pointwise.negative), nn.Abs: _kernel(pointwise.absolute),
     nn.Reciprocal: _kernel(pointwise.reciprocal), nn.Sqrt: _kernel(pointwise.sqrt), nn.Exp: _kernel(pointwise.exp),
     nn.Erf: _kernel(pointwise.erf), nn.Pow: _kernel(pointwise.power), nn.Add: _kernel(pointwise.add),

@@ -22,6 +22,12 @@ class Tanh(Unary):
     """Hyperbolic tangent."""
 
 
+@register("nn.softplus", "x", Trait.ELEMENTWISE)
+@dataclass(frozen=True)
+class Softplus(Unary):
+    """ln(1 + exp(x)) (ONNX Softplus)."""
+
+
 @register("nn.hard_sigmoid", "x", Trait.ELEMENTWISE)
 @dataclass(frozen=True)
 class HardSigmoid(Unary):

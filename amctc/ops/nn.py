@@ -1,6 +1,6 @@
 """The ``nn`` dialect: float network ops that rewrites understand. Others are carried (:mod:`amctc.ops.onnx`)."""
 
-from amctc.ops.activations import Elu, Gelu, HardSigmoid, HardSwish, Mish, PRelu, Sigmoid, Silu, Tanh
+from amctc.ops.activations import Elu, Gelu, HardSigmoid, HardSwish, Mish, PRelu, Sigmoid, Silu, Softplus, Tanh
 from amctc.ops.elementary import Abs, Erf, Exp, Neg, Pow, Reciprocal, Sqrt
 from amctc.ops.layout import Cast, Concat, Expand, Flatten, Identity, Reshape, Squeeze, Transpose, Unsqueeze
 from amctc.ops.linear import (
@@ -25,7 +25,7 @@ __all__ = [
     "Elu", "Erf", "Exp", "Expand", "Flatten", "Gather", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
     "GroupNorm", "HardSigmoid", "HardSwish", "Identity", "InstanceNorm", "Layer", "LayerNorm", "LeakyRelu",
     "LogSoftmax", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "PRelu", "Pad", "Pow", "Reciprocal",
-    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid", "Silu", "Slice", "Softmax", "Split",
-    "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where", "result_channel_axis", "weight_channel_axis",
-    "weight_input_axis",
+    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid", "Silu", "Slice", "Softmax",
+    "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where", "result_channel_axis",
+    "weight_channel_axis", "weight_input_axis",
 ]  # fmt: skip

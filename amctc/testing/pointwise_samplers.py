@@ -37,7 +37,7 @@ def _unary(kind: type[OpKind]) -> None:
 
 
 for _unary_kind in (nn.Relu, nn.Sigmoid, nn.Tanh, nn.Identity, nn.HardSwish, nn.Silu, nn.Mish, nn.Neg, nn.Abs,
-                    nn.Reciprocal, nn.Sqrt, nn.Exp, nn.Erf):  # fmt: skip
+                    nn.Reciprocal, nn.Sqrt, nn.Exp, nn.Erf, nn.Softplus):  # fmt: skip
     _unary(_unary_kind)
 
 

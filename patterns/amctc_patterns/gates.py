@@ -20,6 +20,16 @@ def recompose_silu(m: Match) -> Value:
     return apply(nn.Silu(), m[x])
 
 
+softplus = op(nn.Softplus, x, uses=1)
+mish = op(nn.Mul, x, op(nn.Tanh, softplus, uses=1))
+
+
+@rewrite(mish, effect=Rounding(units=2))
+def recompose_mish(m: Match) -> Value:
+    """x·tanh(softplus(x)) is mish(x) (Misra 2019)."""
+    return apply(nn.Mish(), m[x])
+
+
 three, six, sixth = number(3.0), number(6.0), number(1 / 6)
 shifted = op(nn.Add, x, three, uses=1)
 relu6 = op(nn.Clip, shifted, uses=1, where=lambda k: (k.low, k.high) == (0.0, 6.0), wanted="relu6")

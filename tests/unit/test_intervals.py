@@ -51,6 +51,7 @@ def within(low: float, high: float) -> Value:
         (apply(nn.Pow(3.0), X), -INF, INF),
         (apply(nn.Pow(0.5), within(1, 4)), 0, INF),
         (apply(nn.Exp(), X), 0, INF),
+        (apply(nn.Softplus(), X), 0, INF),
         (apply(nn.Sqrt(), X), 0, INF),
         (apply(nn.Erf(), X), -1, 1),
         (apply(nn.HardSigmoid(), X), 0, 1),

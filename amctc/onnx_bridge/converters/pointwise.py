@@ -92,6 +92,7 @@ POINTWISE: dict[str, Converter] = {
     "Add": _binary(nn.Add), "Sub": _binary(nn.Sub), "Mul": _binary(nn.Mul), "Div": _binary(nn.Div),
     "Min": _of_two(nn.Min), "Max": _of_two(nn.Max), "Pow": _pow, "Clip": _clip, "LeakyRelu": _leaky_relu,
     "Relu": _unary(nn.Relu), "Sigmoid": _unary(nn.Sigmoid), "Tanh": _unary(nn.Tanh), "Elu": _elu,
+    "Softplus": _unary(nn.Softplus),
     "HardSigmoid": _hard_sigmoid, "HardSwish": _unary(nn.HardSwish), "Gelu": _gelu, "Swish": _swish,
     "Mish": _unary(nn.Mish), "PRelu": _prelu, "Neg": _unary(nn.Neg), "Abs": _unary(nn.Abs),
     "Reciprocal": _unary(nn.Reciprocal), "Sqrt": _unary(nn.Sqrt), "Exp": _unary(nn.Exp), "Erf": _unary(nn.Erf),

@@ -67,7 +67,7 @@ POINTWISE: dict[type[OpKind], Emitter] = {
     **{
         kind: simple(kind.__name__)
         for kind in (nn.Sigmoid, nn.Tanh, nn.HardSwish, nn.PRelu, nn.Neg, nn.Abs, nn.Reciprocal, nn.Sqrt, nn.Exp,
-                     nn.Erf, nn.Add, nn.Sub, nn.Mul, nn.Div, nn.Min, nn.Max)
+                     nn.Erf, nn.Softplus, nn.Add, nn.Sub, nn.Mul, nn.Div, nn.Min, nn.Max)
     },
     nn.Elu: _elu, nn.HardSigmoid: _hard_sigmoid, nn.Pow: _pow, nn.Gelu: _gelu, nn.Silu: _silu, nn.Mish: _mish,
 }  # fmt: skip

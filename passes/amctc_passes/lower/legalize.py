@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from amctc.analysis import value_range
 from amctc.contract import Changes, Contract
-from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
+from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name, with_operands
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.targets import Profile, load_profile
-from amctc.types import I4, I8, I32, QuantizedType, TensorType
+from amctc.types import QuantizedType
 from amctc_passes.facts import (
     BIASES_QUANTIZED,
     NOT_LOWERED,
@@ -25,7 +26,8 @@ from amctc_passes.facts import (
     quantized_type,
     stored_under,
 )
-from amctc_passes.quantize.layers import accumulator_scales, int4_obstacle, integer_obstacle, weight_only_obstacle
+from amctc_passes.quantize.layers import integer_obstacle, weight_only_obstacle
+from amctc_passes.quantize.stored_forms import activation_obstacle, bias_obstacle, weight_obstacle
 
 
 @register
@@ -36,8 +38,8 @@ class Legalize(Pass):
     ``place-qdq`` asks the same question first, so after it nothing is left to do here unless the target changed or
     the quantizers came with the model. Quantized weights stay rounded: they become float constants, except in matrix
     products under float data where the target computes those (N21). Quantizers between other ops go as well where the
-    target has none of their form (uint8, per channel). Values stay within the range of a quantizer taken off: other
-    tools leave the clip of a relu to its saturation.
+    target has none of their form (uint8, per channel). Only rounding is lost: values stay within the range of a
+    quantizer taken off, because other tools leave the clip of a relu to its saturation.
     """
 
     target: str = ""
@@ -55,54 +57,51 @@ class Legalize(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """Strip quantizers where the target has no integer form."""
         target = load_profile(self.target) if self.target else context.target
+        reals = _Reals()
 
         def legal(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+            reals.follow(op, operands)
             if isinstance(op.kind, quant.Dequantize):
-                return self._dequantized(op, operands[0], context)
+                return self._dequantized(op, reals, context)
             if not isinstance(op.kind, nn.Layer | nn.AveragePool) or not any(map(is_quantized, op.operands)):
                 return None
             if _is_weight_only(op):
                 reason = weight_only_obstacle(op, target)
             else:
-                reason = integer_obstacle(op, target) or self._obstacle(op, op.operands, target)
+                reason = integer_obstacle(op, target) or _obstacle(op, target)
             if reason is None:
                 return None
             context.note(self.name, layer_name(op), f"left in float: {reason}")
-            stripped = tuple(map(_stripped, operands))
+            stripped = tuple(map(reals.stripped, op.operands, operands))
             return (Op(op.kind, stripped, (op.result.type,), (op.result.name,), op.origins).result,)
 
         return convert(graph, legal)
 
-    def _dequantized(self, op: Op, stored: Value | None, context: Context) -> tuple[Value, ...] | None:
+    def _dequantized(self, op: Op, reals: _Reals, context: Context) -> tuple[Value, ...] | None:
         """What was quantized, for an activation in a form that the target has no quantizer for."""
+        stored = op.operands[0]
         assert stored is not None
-        elem = stored.type.elem
+        elem, real = stored.type.elem, reals.of(stored)
         assert isinstance(elem, QuantizedType)
-        quantizer = stored.producer
-        if quantizer is None or not isinstance(quantizer.kind, quant.Quantize) or has_quantizer(elem):
+        if real is None or has_quantizer(elem):
             return None
+        assert stored.producer is not None
         form = f"{elem.storage} per channel" if elem.axis is not None else f"{elem.storage}"
-        context.note(self.name, layer_name(quantizer), f"left in float: no quantizer of the target stores {form}")
-        source = quantizer.operands[0]
-        assert source is not None
-        return (_saturated(source, elem),)
+        context.note(self.name, layer_name(stored.producer),
+                     f"left in float: no quantizer of the target stores {form}")  # fmt: skip
+        return (real,)
 
-    @staticmethod
-    def _obstacle(op: Op, operands: tuple[Value | None, ...], target: Profile) -> str | None:
-        """Quantizers that came in a form N24 cannot say."""
-        kind = op.kind
-        both = isinstance(kind, nn.Layer)
-        if not all(map(is_quantized, operands[: 1 + both])):
-            return "only some of its operands are quantized"
-        activation = quantized_type(operands[0])
-        if activation.axis is not None:
-            return "activations quantized per channel"
-        if activation.storage != I8:
-            return f"activations stored as {activation.storage} are not simulated on {target.name} yet"
-        if not isinstance(kind, nn.Layer):
-            return None
-        reason = _weight_obstacle(op, operands[1], activation, target)
-        return reason or (None if len(operands) < 3 else _bias_obstacle(kind, operands))
+
+def _obstacle(op: Op, target: Profile) -> str | None:
+    """Quantizers that came in a form N24 cannot say."""
+    both = isinstance(op.kind, nn.Layer)
+    if not all(map(is_quantized, op.operands[: 1 + both])):
+        return "only some of its operands are quantized"
+    activation = quantized_type(op.operands[0])
+    reason = activation_obstacle(activation, target)
+    if reason is not None or not both:
+        return reason
+    return weight_obstacle(op, activation, target) or bias_obstacle(op, activation, quantized_type(op.operands[1]))
 
 
 def _is_weight_only(op: Op) -> bool:
@@ -112,62 +111,56 @@ def _is_weight_only(op: Op) -> bool:
     return constant_data(stored_under(op.operands[1])) is not None
 
 
-def _weight_obstacle(op: Op, operand: Value | None, activation: QuantizedType, target: Profile) -> str | None:
-    """What the target has no form for in a weight, or in the second side of a product of two computed ones."""
-    kind, weight = op.kind, quantized_type(operand)
-    assert isinstance(kind, nn.Layer)
-    if constant_data(stored_under(operand)) is None:
-        symmetric = not any((*activation.zero_points, *weight.zero_points))
-        plain = symmetric and weight.axis is None and weight.storage == I8
-        return None if plain else "two computed sides must be symmetric int8, per tensor"
-    if any(weight.zero_points) or weight.storage not in (I8, I4):
-        return "weights must be symmetric int8 (N10)"
-    if weight.storage == I4 and (obstacle := int4_obstacle(op, target)) is not None:
-        return f"an int4 weight of {obstacle} (N4)"
-    plain_type = TensorType((None,) * stored_under(operand).type.rank, weight.expressed)
-    if weight.axis is not None and weight.axis != nn.weight_channel_axis(kind, plain_type):
-        return "weight scales do not run over output channels"
-    return None
+class _Reals:
+    """What quantized activations of a graph stand for, computed in float: without rounding, within their range.
+
+    Followed along the graph in topological order, from quantizers on through what moves and joins integers. Old values
+    are asked for, new ones given.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Value, Value] = {}
+
+    def follow(self, op: Op, operands: tuple[Value | None, ...]) -> None:
+        """Remember the real numbers of the quantized results of ``op``, whose converted operands are ``operands``."""
+        if isinstance(op.kind, quant.Quantize):
+            assert operands[0] is not None
+            self._found[op.result] = saturated(operands[0], op.kind.to)
+        elif isinstance(op.results[0].type.elem, QuantizedType) and any(o in self._found for o in op.operands):
+            real = tuple(map(self._real, op.operands, operands))
+            if not any(r is not None and isinstance(r.type.elem, QuantizedType) for r in real):
+                self._found.update(zip(op.results, with_operands(op, real).results, strict=True))
+
+    def of(self, stored: Value) -> Value | None:
+        """The real numbers of an activation; ``None`` for a constant and for what nothing here quantized."""
+        return self._found.get(stored)
+
+    def stripped(self, old: Value | None, new: Value | None) -> Value | None:
+        """An operand in float: what was quantized, or the float constant that integers stand for."""
+        if new is None or not is_quantized(old) or not is_quantized(new):
+            return new
+        real = self._real(stored_under(old), new)
+        return const(data, name=new.name) if (data := constant_data(real)) is not None else real
+
+    def _real(self, old: Value | None, new: Value | None) -> Value | None:
+        """What ``old`` stands for; ``new``, the same operand converted, where that is not known or needed."""
+        elem, data = None if old is None else old.type.elem, constant_data(old)
+        if data is not None and isinstance(elem, QuantizedType):
+            return const(quant.dequantized(data, elem))
+        return new if old is None else self._found.get(old, new)
 
 
-def _bias_obstacle(kind: nn.Layer, operands: tuple[Value | None, ...]) -> str | None:
-    """A bias that the accumulator cannot start from: it must be int32 in steps of scale_w · scale_d (N9)."""
-    data, weight, bias = operands
-    if bias is None:
-        return None
-    if not is_quantized(bias):
-        return "its bias is not quantized"
-    elem = quantized_type(bias)
-    if elem.storage != I32:
-        return f"its bias is stored as {elem.storage}"
-    steps = accumulator_scales(kind, quantized_type(data), quantized_type(weight))
-    if len(elem.scales) not in (1, len(steps)) or not np.allclose(elem.scale_array, steps, rtol=STEP_ERROR, atol=0):
-        return "its bias has other steps than weight scale times activation scale (N9)"
-    return None
-
-
-STEP_ERROR = 2.0**-22
-"""Bias scales of other tools differ from the float32 product by its rounding."""
-
-
-def _stripped(value: Value | None) -> Value | None:
-    """A dequantized value in float again: what was quantized, or the float constant the integers stand for."""
-    if value is None or not is_quantized(value):
+def saturated(value: Value, elem: QuantizedType) -> Value:
+    """``value`` clipped to the reals that ``elem`` has, channel by channel; as it is where it lies within them."""
+    steps, zeros = elem.scale_array.astype(np.float64), elem.zero_point_array
+    lows, highs = (elem.low - zeros) * steps, (elem.high - zeros) * steps
+    known = value_range(value)
+    if lows.max(initial=-np.inf) <= known.low and known.high <= highs.min(initial=np.inf):
         return value
-    stored = stored_under(value)
-    data, elem = constant_data(stored), stored.type.elem
-    assert isinstance(elem, QuantizedType)
-    if data is not None:
-        return const(quant.dequantized(data, elem), name=value.name)
-    assert stored.producer is not None
-    source = stored.producer.operands[0]
-    if not isinstance(stored.producer.kind, quant.Quantize) or source is None:
-        return value
-    return _saturated(source, elem)
-
-
-def _saturated(value: Value, elem: QuantizedType) -> Value:
-    """``value`` clipped to the reals that ``elem`` has, the widest of its channels."""
-    steps, zeros = elem.scale_array.astype(np.float64), elem.zero_point_array.astype(np.float64)
-    low, high = float(((elem.low - zeros) * steps).min()), float(((elem.high - zeros) * steps).max())
-    return apply(nn.Clip(low, high), value)
+    if lows.min() == lows.max() and highs.min() == highs.max():
+        return apply(nn.Clip(float(lows[0]), float(highs[0])), value)
+    assert elem.axis is not None
+    shape = [1] * value.type.rank
+    shape[elem.axis] = -1
+    low, high = (const(ends.reshape(shape).astype(elem.expressed.dtype)) for ends in (lows, highs))
+    return apply(nn.Min(), apply(nn.Max(), value, low), high)

@@ -13,7 +13,7 @@ from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
-from amctc.types import I8, QuantizedType
+from amctc.types import F32, I8, U8, QuantizedType
 from amctc_passes.facts import (
     BIASES_QUANTIZED,
     LOWERED,
@@ -27,6 +27,7 @@ from amctc_passes.facts import (
     stored_under,
 )
 from amctc_passes.quantize.layers import accumulator_scales, weight_only_obstacle
+from amctc_passes.quantize.signed_storage import signed
 
 
 @register
@@ -76,11 +77,23 @@ def _quant(op: Op, source: Value | None, to: QuantizedType) -> Value:
     anti = _anti_quant(source)
     if anti is not None and anti.kind == _undone(to) and _looked_through(source).type.elem == to.storage:
         return _looked_through(source)
+    if to.storage == U8 and (shifted := signed(to)) is not None and has_quantizer(shifted):
+        return _unsigned(_quant(op, source, shifted))
     if not has_quantizer(to):
-        raise UnsupportedError(f"no quantizer of the target gives {to}", where=layer_name(op),
-                               remedy="quantize activations per tensor to the whole range of int8")  # fmt: skip
+        raise _no_quantizer(op, to)
     reciprocal = float(np.float32(1.0) / np.float32(to.scales[0]))
     return apply(ascend.Quant(reciprocal, to.zero_points[0], to.storage), source)
+
+
+def _no_quantizer(op: Op, elem: QuantizedType) -> UnsupportedError:
+    return UnsupportedError(f"no quantizer of the target gives {elem}", where=layer_name(op),
+                            remedy="quantize activations per tensor to the whole range of int8")  # fmt: skip
+
+
+def _unsigned(integers: Value) -> Value:
+    """The uint8 of an interface from the int8 that is 128 below; float16 holds all of them."""
+    raised = apply(nn.Add(), apply(nn.Cast(F32), integers), const(np.float32(128)))
+    return apply(nn.Cast(U8), raised)
 
 
 def _dequantize(op: Op, stored: Value | None) -> tuple[Value, ...]:
@@ -93,6 +106,8 @@ def _dequantize(op: Op, stored: Value | None) -> tuple[Value, ...]:
         return (const(quant.dequantized(data, elem), name=op.result.name),)
     if elem.axis is not None:
         raise UnsupportedError("an activation quantized per channel", where=layer_name(op))
+    if elem.storage == U8:
+        raise _no_quantizer(op, elem)
     return (apply(_undone(elem), stored),)
 
 

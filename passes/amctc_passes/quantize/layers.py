@@ -48,7 +48,8 @@ def integer_obstacle(op: Op, target: Profile) -> str | None:
     if x.type.elem != F32 and x.type.is_float:
         return f"activations are {x.type.elem}"
     if is_constant(op, 0):
-        return "its input is constant"
+        computed = not isinstance(kind, nn.AveragePool) and not is_constant(op, 1)
+        return "the constant stands on the left, where the target takes data" if computed else "its input is constant"
     if isinstance(kind, nn.AveragePool):
         return "its windows average different numbers of inputs" if ascend.SumPool.of(kind, x.type) is None else None
     assert isinstance(kind, nn.Layer)

@@ -24,7 +24,7 @@ class FreezeDefaults(Pass):
     """
 
     name: ClassVar[str] = "freeze-defaults"
-    contract: ClassVar[Contract] = Contract(effect=Exact())
+    contract: ClassVar[Contract] = Contract(effect=Exact(), freezes_defaults=True)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """The frozen inputs leave the interface; a note names them."""

@@ -15,7 +15,7 @@ from amctc_patterns import gates, gelu, layer_norm
 @register
 @dataclass(frozen=True)
 class Recompose(PatternPass):
-    """Make layer normalisation, gelu, silu, hard sigmoid and swish, leaky relu one op each where they were written out.
+    """Make layer normalisation, gelu, silu, mish, hard sigmoid and swish, leaky relu one op each where written out.
 
     The target's graph compiler knows these functions and rounds to float16 once, not after every step.
     """
@@ -35,6 +35,7 @@ class Recompose(PatternPass):
             gelu.recompose_gelu_halved_x,
             gelu.recompose_gelu_halved_gate,
             gates.recompose_silu,
+            gates.recompose_mish,
             gates.recompose_hard_sigmoid,
             gates.recompose_hard_sigmoid_product,
             gates.recompose_hard_swish,

@@ -26,6 +26,7 @@ SPECIAL = np.float32([np.nan, np.inf, -np.inf, -0.0])
         ("HardSwish", 17, f.hard_swish, {}, 4),
         ("Elu", 17, lambda x: f.elu(x, 1.5), {"alpha": 1.5}, 4),
         ("Erf", 17, f.erf, {}, 4),
+        ("Softplus", 17, f.softplus, {}, 4),
         ("Gelu", 20, f.gelu, {}, 8),
         ("Gelu", 20, lambda x: f.gelu(x, approximate=True), {"approximate": "tanh"}, 8),
     ],

@@ -249,6 +249,7 @@ CASES: dict[str, Case] = {
     "hard sigmoid": Case("HardSigmoid", X, attributes={"alpha": 0.3, "beta": 0.4}),
     "hard swish": Case("HardSwish", X, first=14),
     "mish": Case("Mish", X, first=18),
+    "softplus": Case("Softplus", X),
     "gelu": Case("Gelu", X, first=20),
     "gelu tanh": Case("Gelu", X, attributes={"approximate": "tanh"}, first=20),
     "prelu": Case("PRelu", X, {"a": f32(3, 1, 1)}),

@@ -122,6 +122,7 @@ ACTIVATIONS = [
     *(unary("Elu", v, nn.Elu, alpha=1.5) for v in (7, 17)),
     *(unary("Gelu", 20, nn.Gelu, approximate=a) for a in ("none", "tanh")),
     unary("Mish", 18, nn.Mish),
+    *(unary("Softplus", v, nn.Softplus) for v in (7, 22)),
     unary("Swish", 24, nn.Silu),
     *(Case("PRelu", v, [X, RNG.standard_normal(s).astype(np.float32)], nn.PRelu, (1,))
       for v in (7, 9, 16) for s in ((4, 1, 1), (1,), (4, 5, 6), (1, 4, 1, 1))),

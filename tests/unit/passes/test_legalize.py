@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from amctc.errors import UsageError
+from amctc.interp import evaluate
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
+from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import ascend, nn, quant
-from amctc.types import F32, I4, I8, I16, I32, U8, QuantizedType, ScalarType, TensorType
+from amctc.pipeline import Context, Pipeline
+from amctc.types import F32, I4, I8, I16, I32, U8, Array, QuantizedType, ScalarType, TensorType
 
 RNG = np.random.default_rng(15)
 ROWS = GraphInput("x", TensorType((2, 4), F32))
@@ -22,7 +27,11 @@ def dq(value: Value, elem: QuantizedType = DATA) -> Value:
 
 def stored(shape: tuple[int, ...], elem: QuantizedType = WEIGHT, name: str | None = None) -> Value:
     low, high = max(elem.low, -100), min(elem.high, 100)
-    return apply(quant.Dequantize(), const(RNG.integers(low, high, shape).astype(elem.dtype), elem), name=name)
+    return dq_constant(RNG.integers(low, high, shape), elem, name)
+
+
+def dq_constant(integers: Array, elem: QuantizedType, name: str | None = None) -> Value:
+    return apply(quant.Dequantize(), const(integers.astype(elem.dtype), elem), name=name)
 
 
 def one(kind: nn.Layer | nn.AveragePool, *operands: Value, x: GraphInput = ROWS) -> Graph:
@@ -217,6 +226,69 @@ def test_values_stay_within_the_range_of_a_quantizer_taken_off(run, real) -> Non
         graph = Graph((ROWS,), (value,), ("y",))
         x = np.array([[-3.0, -0.25, 0.5, 63.75], [64.0, 1e6, -1e6, 0.0]], np.float32)
         np.testing.assert_array_equal(real(graph, x=x)["y"], real(run("legalize", graph).graph, x=x)["y"])
+
+
+def test_a_quantizer_that_saturates_nothing_leaves_no_clip(run) -> None:
+    relu6 = apply(nn.Clip(0.0, 6.0), ROWS)
+    for scale, expected in (0.25, []), (2.0**-6, [nn.Clip(0.0, 255 * 2.0**-6)]):
+        graph = Graph((ROWS,), (apply(nn.Neg(), dq(relu6, QuantizedType.per_tensor(scale, 0, U8))),), ("y",))
+        kinds = [op.kind for op in run("legalize", graph).graph.ops]
+        assert kinds == [nn.Clip(0.0, 6.0), *expected, nn.Neg()]
+
+
+def test_channels_keep_their_own_ranges(run, real) -> None:
+    elem = QuantizedType(U8, F32, (0.5, 0.25, 1.0, 2.0), (0, 128, 255, 0), 1, 0, 255)
+    graph = Graph((ROWS,), (apply(nn.Neg(), dq(ROWS, elem)),), ("y",))
+    x = np.array([[-1e6] * 4, [1e6] * 4], np.float32)
+    result = run("legalize", graph).graph
+    assert real(result, x=x)["y"].tolist() == [[0, 32, 255, 0], [-127.5, -31.75, 0, -510]]
+
+
+@pytest.mark.parametrize("elem", [elem_of(U8, 3), elem_of(I16, -9), DATA])
+def test_what_moves_integers_moves_real_numbers(elem: QuantizedType, run, real) -> None:
+    """As in ONNX Runtime's QOperator format, where a Reshape stands between a quantizer and the layer it is for."""
+    image = GraphInput("x", TensorType((1, 2, 2, 2), F32))
+    a, b = apply(quant.Quantize(elem), image), const(np.full((1, 2, 2, 2), 5, elem.dtype), elem)
+    joined = apply(nn.MaxPool((1, 1), (0,) * 4, (1, 1), (2, 2)), apply(nn.Concat(1), a, b))
+    rows = apply(quant.Dequantize(), apply(nn.Reshape((1, 4)), joined))
+    y = apply(nn.MatMul(), rows, stored((4, 3), elem_of(I8, 3)), origins=(Origin("layer", "MatMul"),))
+    graph = Graph((image,), (y, apply(nn.Neg(), rows)), ("y", "z"))
+    result = run("legalize,to-ascend", graph).graph
+    assert not any(isinstance(op.kind, ascend.Layer) for op in result.ops)
+    x = (np.arange(-4, 4) * 1000).reshape(1, 2, 2, 2).astype(np.float32)
+    for name in "yz":
+        legal = run("legalize", graph).graph
+        np.testing.assert_array_equal(real(legal, x=x)[name], real(graph, x=x)[name])
+
+
+@st.composite
+def quantizers(draw: st.DrawFn) -> QuantizedType:
+    storage = draw(st.sampled_from((I4, I8, U8, I16)))
+    low, high = storage.integer_range
+    count = draw(st.sampled_from((1, 4)))
+    scales = tuple(2.0 ** draw(st.integers(-8, 8)) for _ in range(count))
+    zeros = tuple(draw(st.integers(low, high)) for _ in range(count))
+    return QuantizedType(storage, F32, scales, zeros, None if count == 1 else 1, low, high)
+
+
+SIXTEENTHS = st.integers(-(2**24), 2**24).map(lambda i: i / 16)
+
+
+@given(quantizers(), st.lists(SIXTEENTHS, min_size=8, max_size=8), st.booleans())
+def test_taking_a_quantizer_off_moves_values_by_half_a_step(
+    elem: QuantizedType, drawn: list[float], relu: bool
+) -> None:
+    """No more: what saturates in the quantizer does so in the clip. All numbers here are exact in float64."""
+    data = dq(apply(nn.Relu(), ROWS) if relu else ROWS, elem)
+    x = {"x": np.array(drawn, np.float32).reshape(2, 4)}
+    half = np.broadcast_to(elem.scale_array / 2, (2, 4))
+    weight = np.arange(-8, 8).reshape(4, 4)
+    product = apply(nn.MatMul(), data, dq_constant(weight, elem_of(I8, 3)))
+    for value, bound in (apply(nn.Neg(), data), half), (product, half @ np.abs((weight - 3) * 0.25)):
+        graph = Graph((ROWS,), (value,), ("y",))
+        stripped = Pipeline.parse("legalize").run(graph, Context()).graph
+        before, after = (evaluate(g, x, WHOLE_FLOAT, float_type=np.float64)["y"] for g in (graph, stripped))
+        assert (np.abs(before - after) <= bound).all()
 
 
 def test_another_target(run) -> None:

@@ -73,6 +73,7 @@ FORMULAS: dict[str, tuple[Formula, object]] = {
     "gelu by tanh": (lambda x: mul(mul(x, c(0.5)), tanh_gate(x)), nn.Gelu(True)),
     "gelu by tanh, fast": (lambda x: mul(mul(x, c(0.5)), fast_gate(x)), nn.Gelu(True)),
     "silu": (lambda x: mul(apply(nn.Sigmoid(), x), x), nn.Silu()),
+    "mish": (lambda x: mul(apply(nn.Tanh(), apply(nn.Softplus(), x)), x), nn.Mish()),
     "hard sigmoid": (lambda x: div(relu6(x), c(6.0)), nn.HardSigmoid(1 / 6, 0.5)),
     "hard sigmoid, a sixth": (lambda x: mul(c(1 / 6), relu6(x)), nn.HardSigmoid(1 / 6, 0.5)),
     "hard swish of torch": (lambda x: div(mul(x, relu6(x)), c(6.0)), nn.HardSwish()),
@@ -102,6 +103,7 @@ LOOKALIKES: dict[str, Formula] = {
         add(apply(nn.Tanh(), mul(add(x, mul(c(0.0447), apply(nn.Pow(3.0), x))), c(0.7978846))), c(1.0)),
     ),
     "sigmoid of another value": lambda x: mul(x, apply(nn.Sigmoid(), apply(nn.Neg(), x))),
+    "softplus of another value": lambda x: mul(x, apply(nn.Tanh(), apply(nn.Softplus(), apply(nn.Neg(), x)))),
     "clip to 5": lambda x: div(mul(x, apply(nn.Clip(0.0, 5.0), add(x, c(3.0)))), c(6.0)),
     "hard sigmoid of slope 0.2": lambda x: mul(x, apply(nn.HardSigmoid(), x)),
     "a slope of 2": lambda x: apply(nn.Max(), mul(c(2.0), x), x),
@@ -282,7 +284,7 @@ def test_one_rounding_in_float16(run) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [nn.Gelu(), nn.Gelu(True), nn.Silu(), nn.HardSwish(), nn.HardSigmoid(1 / 6, 0.5)], ids=str
+    "kind", [nn.Gelu(), nn.Gelu(True), nn.Silu(), nn.Mish(), nn.HardSwish(), nn.HardSigmoid(1 / 6, 0.5)], ids=str
 )
 @pytest.mark.parametrize("opset", [17, 20])
 def test_what_is_written_out_for_an_old_opset_is_found_again(kind: object, opset: int, run) -> None:

@@ -355,3 +355,16 @@ def test_int16_activations_of_float_ops(run, chip) -> None:
     graph = Graph((x,), (apply(quant.Dequantize(), apply(quant.Quantize(elem), x)),), ("y",))
     y = chip(run("to-ascend", graph).graph, x=np.float32([0.5, -1.25, 100.0]))["y"]
     np.testing.assert_allclose(y, [0.5, -1.25, 32767 / 1024], rtol=2.0**-10)
+
+
+@pytest.mark.parametrize("zero", [0, 128, 255])
+def test_an_unsigned_output_is_quantized_signed_and_raised(zero: int, run, chip) -> None:
+    """Integer models have a uint8 interface, and AscendQuant gives int8."""
+    x = GraphInput("x", TensorType((2, 3), F32))
+    y = apply(quant.Quantize(QuantizedType.per_tensor(0.5, zero, U8)), apply(nn.Neg(), x))
+    lowered = run("to-ascend", Graph((x,), (y,), ("y",))).graph
+    values = np.float32([[-1e9, -3.2, -0.25], [0, 3.2, 1e9]])
+    expected = np.clip(np.rint(-values * 2) + zero, 0, 255).astype(np.uint8)
+    got = chip(run("demote-float", lowered).graph, x=values)["y"]
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, expected)

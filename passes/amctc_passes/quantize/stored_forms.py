@@ -1,0 +1,60 @@
+"""Forms in which a model brings its integers that N24 cannot say for a layer the target computes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from amctc.ir import Op, constant_data
+from amctc.ops import nn
+from amctc.targets import Profile
+from amctc.types import I4, I8, I32, QuantizedType, TensorType
+from amctc_passes.facts import is_quantized, quantized_type, stored_under
+from amctc_passes.quantize.layers import accumulator_scales, int4_obstacle
+
+STEP_ERROR = 2.0**-22
+"""Bias scales of other tools differ from the float32 product by its rounding."""
+
+
+def activation_obstacle(activation: QuantizedType, target: Profile) -> str | None:
+    """Why no integer layer or pool of ``target`` reads data of this type; ``None`` when one does."""
+    if activation.axis is not None:
+        return "activations quantized per channel"
+    if activation.storage != I8:
+        return f"activations stored as {activation.storage} are not simulated on {target.name} yet"
+    return None
+
+
+def weight_obstacle(op: Op, activation: QuantizedType, target: Profile) -> str | None:
+    """What the target has no form for in the quantized weight of ``op``, or in the second of two computed sides."""
+    kind, operand = op.kind, op.operands[1]
+    assert isinstance(kind, nn.Layer)
+    weight = quantized_type(operand)
+    if constant_data(stored_under(operand)) is None:
+        symmetric = not any((*activation.zero_points, *weight.zero_points))
+        plain = symmetric and weight.axis is None and weight.storage == I8
+        return None if plain else "two computed sides must be symmetric int8, per tensor"
+    if any(weight.zero_points) or weight.storage not in (I8, I4):
+        return "weights must be symmetric int8 (N10)"
+    if weight.storage == I4 and (obstacle := int4_obstacle(op, target)) is not None:
+        return f"an int4 weight of {obstacle} (N4)"
+    plain_type = TensorType((None,) * stored_under(operand).type.rank, weight.expressed)
+    if weight.axis is not None and weight.axis != nn.weight_channel_axis(kind, plain_type):
+        return "weight scales do not run over output channels"
+    return None
+
+
+def bias_obstacle(op: Op, activation: QuantizedType, weight: QuantizedType) -> str | None:
+    """A bias that the accumulator cannot start from: it must be int32 in steps of scale_w · scale_d (N9)."""
+    kind, bias = op.kind, op.operand(2)
+    assert isinstance(kind, nn.Layer)
+    if bias is None:
+        return None
+    if not is_quantized(bias):
+        return "its bias is not quantized"
+    elem = quantized_type(bias)
+    if elem.storage != I32:
+        return f"its bias is stored as {elem.storage}"
+    steps = accumulator_scales(kind, activation, weight)
+    if len(elem.scales) not in (1, len(steps)) or not np.allclose(elem.scale_array, steps, rtol=STEP_ERROR, atol=0):
+        return "its bias has other steps than weight scale times activation scale (N9)"
+    return None
