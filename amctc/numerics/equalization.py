@@ -30,13 +30,12 @@ gained and nothing must be lost: 32 to 1000 samples of 64 equally wide channels.
 class ChannelWidths:
     """How wide each channel of a tensor was over the samples.
 
-    ``low`` and ``high`` [C]: the extremes, 0 included; ``squares`` [C]: the sum of squares of its ``count`` values.
-    Merging takes any order, up to float64 rounding of the sums.
+    ``low`` and ``high`` [C]: the extremes, 0 included; ``count``: values seen of each channel. Merging is exact and
+    takes any order.
     """
 
     low: Float64Array
     high: Float64Array
-    squares: Float64Array
     count: int
 
     @classmethod
@@ -47,23 +46,20 @@ class ChannelWidths:
         low, high = (f(axis=1, initial=0.0).astype(np.float64) for f in (rows.min, rows.max))
         require_finite(low, "calibration data")
         require_finite(high, "calibration data")
-        return cls(low, high, np.einsum("cn,cn->c", rows, rows, dtype=np.float64), rows.shape[1])
+        return cls(low, high, rows.shape[1])
 
     def merged(self, other: ChannelWidths) -> ChannelWidths:
         """The widths over both sets of samples."""
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
-        return ChannelWidths(low, high, self.squares + other.squares, self.count + other.count)
+        return ChannelWidths(low, high, self.count + other.count)
 
     def room(self) -> Float64Array:
-        """By how much [C] each channel could grow until it is as wide as the widest; infinite where it was always 0.
+        """By how much [C] each channel could grow until it is as wide as the widest, at either end.
 
-        The least of three measures: at either end, and in root mean square. The extremes alone would not do: over few
-        values a channel falls short of what the tensor as a whole reaches by chance, and would saturate later.
+        At least 1; infinite for a channel that was always 0.
         """
         low, high = self.low.min(initial=0.0), self.high.max(initial=0.0)
-        size = np.sqrt(self.squares)
-        ends = np.minimum(_quotient(low, self.low), _quotient(high, self.high))
-        return np.minimum(ends, _quotient(size.max(initial=0.0), size))
+        return np.minimum(_quotient(low, self.low), _quotient(high, self.high))
 
     def room_below(self, bound: float) -> Float64Array:
         """By how much [C] each channel could grow until it reaches ``bound`` > 0; at least 1."""

@@ -51,7 +51,7 @@ def test_compress_and_run(name: str) -> None:
     result = amctc.compress(path, samples.limited(0, 32), compare_samples=2)
     floats = [layer for layer in result.report.layers if layer.action != "int8"]
     assert all("it alone limits the outputs" in layer.notes[0] for layer in floats), "rolled back, and nothing else"
-    assert sum(layer.macs or 0 for layer in floats) <= 0.08 * sum(layer.macs or 0 for layer in result.report.layers)
+    assert sum(layer.macs or 0 for layer in floats) <= 0.1 * sum(layer.macs or 0 for layer in result.report.layers)
     assert not result.report.overflows
     assert result.report.bytes_after < 0.4 * result.report.bytes_before
     assert result.report.time_us is not None

@@ -43,8 +43,8 @@ class RollBack(Pass):
     for a large network fewer samples.
     """
 
-    sqnr: float = 30.0
-    budget: float = 0.08
+    sqnr: float = 35.0
+    budget: float = 0.1
     samples: int = 16
 
     name: ClassVar[str] = "roll-back"

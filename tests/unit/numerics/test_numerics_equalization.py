@@ -16,16 +16,10 @@ FLOATS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 3), 
 
 
 def test_room_by_hand() -> None:
-    # Widest: [-4, 8]. Channel 1 may grow by 2 until -4 (and by 4 in root mean square); channel 3 was always 0.
+    # Widest: [-4, 8]. Channel 1 may grow by 2 until -4; channel 2 by 8 until 8; channel 3 was always 0.
     seen = ChannelWidths.of(np.float32([[-4.0, 8.0], [-2.0, 1.0], [0.5, 1.0], [0.0, 0.0]]), axis=0)
     assert seen.room().tolist() == [1.0, 2.0, 8.0, np.inf]
     assert seen.count == 2
-
-
-def test_a_spiky_channel_has_no_room() -> None:
-    """Its extremes are half those of the other, its root mean square is larger."""
-    seen = ChannelWidths.of(np.float32([[4.0, 0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0, 2.0]]), axis=0)
-    np.testing.assert_allclose(seen.room(), [1.0, 1.0])
 
 
 def test_factors_by_hand() -> None:
@@ -51,7 +45,6 @@ def test_merging_is_seeing_all(a: np.ndarray, b: np.ndarray) -> None:
     assert (merged.low == together.low).all()
     assert (merged.high == together.high).all()
     assert merged.count == together.count
-    np.testing.assert_allclose(merged.squares, together.squares, rtol=1e-12)
 
 
 @given(FLOATS)
