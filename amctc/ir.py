@@ -107,7 +107,10 @@ class Op:
         origins: Origins,
     ) -> None:
         self.kind, self.operands, self.origins = kind, operands, origins
-        self.results = tuple(Result(self, i, t, n) for i, (t, n) in enumerate(zip(types, names, strict=True)))
+        if len(types) == len(names) == 1:  # as of nearly every op
+            self.results: tuple[Result, ...] = (Result(self, 0, types[0], names[0]),)
+        else:
+            self.results = tuple(Result(self, i, t, n) for i, (t, n) in enumerate(zip(types, names, strict=True)))
 
     @property
     def result(self) -> Result:
@@ -169,7 +172,8 @@ class Constant(OpKind):
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         """C1: the data is stored in the NumPy type of the element type."""
-        self.require(self.data.dtype == self.elem.dtype, 1, f"{self.data.dtype} data for elements of {self.elem}")
+        fits = self.data.dtype == self.elem.dtype
+        self.require(fits, 1, lambda: f"{self.data.dtype} data for elements of {self.elem}")
         return (TensorType(self.data.shape, self.elem),)
 
 
@@ -257,22 +261,26 @@ class Graph:
 def _topological(roots: tuple[Value, ...], inputs: frozenset[Value]) -> tuple[Op, ...]:
     """Depth-first post-order from ``roots``, left to right, without recursion."""
     order: list[Op] = []
-    done: set[Op] = set()
-    for root in roots:
-        stack: list[tuple[Value | None, bool]] = [(root, False)]
-        while stack:
-            value, ready = stack.pop()
-            if value is None:
-                continue
-            op = value.producer
-            if op is None:
-                if value not in inputs:
-                    raise VerificationError(f"value %{value.name} is neither computed nor a graph input", rule="G2")
-            elif ready:
-                if op not in done:
-                    done.add(op)
-                    order.append(op)
-            elif op not in done:
-                stack.append((value, True))
-                stack.extend((o, False) for o in reversed(op.operands))
+    opened, done = set[Op](), set[Op]()  # an op is opened when its operands are put on the stack before it
+    stack = [op for root in reversed(roots) if (op := _producer(root, inputs)) is not None]
+    while stack:
+        op = stack[-1]
+        if op in opened:
+            stack.pop()
+            if op not in done:
+                done.add(op)
+                order.append(op)
+            continue
+        opened.add(op)
+        for operand in reversed(op.operands):
+            needed = None if operand is None else _producer(operand, inputs)
+            if needed is not None and needed not in opened:
+                stack.append(needed)
     return tuple(order)
+
+
+def _producer(value: Value, inputs: frozenset[Value]) -> Op | None:
+    op = value.producer
+    if op is None and value not in inputs:
+        raise VerificationError(f"value %{value.name} is neither computed nor a graph input", rule="G2")
+    return op

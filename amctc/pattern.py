@@ -16,6 +16,7 @@ The same pattern object in two places matches only the same value.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import EllipsisType
@@ -251,7 +252,7 @@ class Match:
         assert data is not None
         return data
 
-    @property
+    @functools.cached_property
     def ops(self) -> tuple[Op, ...]:
         """The matched ops, operands first."""
         matched = {v.producer for p, v in self._bindings.items() if isinstance(p, OpPattern) and v is not None}

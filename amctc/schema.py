@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from amctc.data import Data
 from amctc.errors import InputError
-from amctc.types import TensorType, require
+from amctc.types import Message, ScalarType, TensorType, require
 
 
 class Trait(enum.Enum):
@@ -58,7 +59,12 @@ class OpKind:
 
     def infer_with(self, constants: Sequence[Data | None], *operands: TensorType | None) -> tuple[TensorType, ...]:
         """:meth:`infer`, with the contents of constant operands: for kinds whose shapes depend on values."""
-        return self.infer(*operands)
+        return self.inferred(operands)
+
+    def inferred(self, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+        """What :meth:`infer` says, remembered for plain types: graphs repeat themselves. The types are shared then."""
+        plain = operands and all(t is None or type(t.elem) is ScalarType for t in operands)
+        return _inferred(self, operands) if plain else self.infer(*operands)
 
     def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> OpKind:
         """The kind to build with, once its types are known; only carried ops remember types."""
@@ -67,21 +73,30 @@ class OpKind:
     def check_arity(self, operands: tuple[TensorType | None, ...]) -> None:
         """Constraint C0: operands come in the declared number, and only optional ones are absent."""
         specs = self.operand_specs
+        if len(operands) == len(specs) and None not in operands:
+            return  # the usual case, and this is asked for every op built
         variadic = bool(specs) and specs[-1].variadic
         fixed = specs[:-1] if variadic else specs
         least = sum(not s.optional for s in fixed)
         fits = len(operands) >= least and (variadic or len(operands) <= len(specs))
-        require(fits, f"{self.op_name}.C0", f"{self.op_name} takes ({format_operands(specs)}), got {len(operands)}")
+        require(fits, f"{self.op_name}.C0",
+                lambda: f"{self.op_name} takes ({format_operands(specs)}), got {len(operands)}")  # fmt: skip
         for spec, operand in zip(fixed, operands, strict=False):
             require(operand is not None or spec.optional, f"{self.op_name}.C0", f"operand {spec.name!r} is missing")
         if variadic:
             require(all(t is not None for t in operands[len(fixed):]) or specs[-1].optional, f"{self.op_name}.C0",
                     f"an operand of {specs[-1].name!r} is missing")  # fmt: skip
 
-    def require(self, condition: bool, number: int, message: str) -> None:
+    def require(self, condition: bool, number: int, message: Message) -> None:
         """Constraint C``number`` of this op kind."""
         if not condition:
             require(False, f"{self.op_name}.C{number}", message)
+
+
+@functools.lru_cache(4096)
+def _inferred(kind: OpKind, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+    """Inference is a function of the attributes and the operands' types; an error is raised anew each time."""
+    return kind.infer(*operands)
 
 
 def format_operands(specs: tuple[OperandSpec, ...]) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -56,10 +56,14 @@ Shape: TypeAlias = tuple[Dim, ...]
 Array: TypeAlias = NDArray[Any]
 
 
-def require(condition: bool, rule: str, message: str, where: str | None = None) -> None:
+Message: TypeAlias = str | Callable[[], str]
+"""What an error says, or a function that says it: writing types out costs more than checking them."""
+
+
+def require(condition: bool, rule: str, message: Message, where: str | None = None) -> None:
     """Raise :class:`TypeConstraintError` labelled ``rule`` unless ``condition`` holds."""
     if not condition:
-        raise TypeConstraintError(message, rule=rule, where=where)
+        raise TypeConstraintError(message if isinstance(message, str) else message(), rule=rule, where=where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,7 @@ def merge_types(a: TensorType, b: TensorType) -> TensorType:
     """The more informative of two agreeing types; :class:`TypeConstraintError` (T1) where they contradict."""
     if a == b:
         return a
-    require(a.elem == b.elem and shapes_agree(a.shape, b.shape), "T1", f"{a} and {b} contradict each other")
+    require(a.elem == b.elem and shapes_agree(a.shape, b.shape), "T1", lambda: f"{a} and {b} contradict each other")
     if a.shape is None or b.shape is None:
         return b if a.shape is None else a
     return TensorType(tuple(map(merge_dims, a.shape, b.shape)), a.elem)

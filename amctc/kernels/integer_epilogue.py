@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from amctc.errors import InputError
 from amctc.kernels.accumulator_shift import shifted
-from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, widen
+from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, round_tile, widen
 from amctc.kernels.integer_pool import max_pool_int8 as max_pool_int8  # the pools belong to the same public set
 from amctc.kernels.integer_pool import sum_pool_int8 as sum_pool_int8
-from amctc.kernels.tiles import Array, map_tiles
+from amctc.kernels.tiles import Array, map_pairs, map_tiles
 from amctc.numerics.rounding import round_multiplier as rounded_multiplier
 from amctc.numerics.rounding import truncate_multiplier
 
@@ -71,16 +71,16 @@ def quantize_fp16(
     ``overflow`` says what a float16 step beyond 65504 gives [I].
     """
 
-    def to_half(t: Float32, half: Float16) -> Float32:
-        narrow_tile(t, half, overflow)
-        return widen(half)
-
     def step(tile: Array, out: Array, scale: Float32, offset: Float32) -> None:
-        half = np.empty(tile.shape, np.float16)
-        t = to_half(widen(tile), half)
+        t = widen(tile)
+        if tile.dtype != np.float16 or overflow == "saturate":  # float16 is rounded already, but may hold infinities
+            round_tile(t, overflow)
         for _ in range(1 + sqrt_mode):
-            t = to_half(t * scale, half)
-        t = to_half(t + offset, half)
+            t *= scale
+            round_tile(t, overflow)
+        if np.any(offset):
+            t += offset
+            round_tile(t, overflow)
         _saturate_into(out, t, bits)
 
     with np.errstate(over="ignore"):
@@ -181,19 +181,25 @@ def requantize_fixpipe(
     positive, negative = _f32(multiplier), _f32(multiplier if negative_multiplier is None else negative_multiplier)
     relu = not negative.any() and not np.signbit(positive).any()  # then the branch is the clip's lower end
     leaky = negative_multiplier is not None and not relu
+    if not leaky:
+        negative = np.zeros(1, np.float32)
     least, (low, high) = (0 if relu else -256), ((0, 255) if unsigned else (-128, 127))
+    if offsets.size and (offsets == offsets.flat[0]).all():
+        offsets = offsets.reshape(-1)[:1]
+    # Clips to integers commute with the rounding and move past the offset, so one clip does for two: with a ≤ b
+    # clip(clip(r, a, b) + o, low, high) = clip(r + o, clip(a + o, low, high), clip(b + o, low, high)).
+    bounds = (_f32(np.clip(end + offsets, low, high)) for end in (least, 255))
 
-    def step(tile: Int32, out: Array, positive: Float32, negative: Float32, offset: Float32) -> None:
+    def step(tile: Int32, out: Array, positive: Float32, negative: Float32, offset: Float32, *ends: Float32) -> None:
         t = tile.astype(np.float32)
         t *= np.where(tile < 0, negative, positive) if leaky else positive
-        np.clip(t, np.float32(least), np.float32(255), out=t)
         np.rint(t, out=t)
         t += offset
-        np.clip(t, np.float32(low), np.float32(high), out=t)
-        out[...] = t
+        np.clip(t, *ends, out=t)
+        np.copyto(out, t, casting="unsafe")
 
     dtype = np.uint8 if unsigned else np.int8
-    return map_tiles(step, acc, dtype, positive, negative, _f32(offsets), channel_axis=channel_axis)
+    return map_tiles(step, acc, dtype, positive, negative, _f32(offsets), *bounds, channel_axis=channel_axis)
 
 
 def antiquantize(
@@ -219,6 +225,14 @@ def add_float16(a: Float16, b: Float16, *, overflow: Overflow = "inf") -> Float1
     midpoints next to a are at least 2^(e-12) away (2^(e-12) below a power of two). a ± (2^(e-12) − 2^(e-23)) is a
     float32, rounding is monotone, so f32(a + b) too lies strictly on a's side of the midpoint: both round to a.
     """
+
+    def step(a: Float16, b: Float16, out: Float16) -> None:
+        t = widen(a)
+        t += widen(b)
+        narrow_tile(t, out, overflow)
+
+    if a.shape == b.shape:
+        return map_pairs(step, a, b, np.float16)
     with np.errstate(over="ignore", invalid="ignore"):
         return narrow(np.asarray(np.add(widen(a), widen(b))), overflow)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from amctc.errors import InputError, LimitError
 from amctc.kernels.integer_depthwise import DepthwiseSums
 from amctc.kernels.windows import Window, blocks, channels_first, channels_last, pad_for, patch_view
-from amctc.numerics.exact_gemm import PackedWeight
+from amctc.numerics.exact_gemm import EXACT_FLOAT32, PackedWeight
 
 Array = NDArray[Any]
 Int8 = NDArray[np.int8]
@@ -159,8 +159,12 @@ class PatchConv(Accumulator):
         patches = patch_view(channels_last(pad_for(x, self._window, self._offset_x)), self._window, out)
         acc = np.empty((x.shape[0], *out, self._outputs), np.int32)
         depth, width = self._packed[0].matrix.shape
+        boxes = list(blocks(acc.shape[:-1], PATCH_BYTES // (5 * depth)))
+        if len(self._packed) == 1 and self._packed[0].exact_with_bias:
+            self._one_product(patches, acc, boxes)
+            return channels_first(acc)
         channels = self._channels // len(self._packed)
-        for box in blocks(acc.shape[:-1], PATCH_BYTES // (5 * depth)):
+        for box in boxes:
             tile, target = patches[box], acc[box]
             for number, packed in enumerate(self._packed):
                 rows = tile[..., number * channels : (number + 1) * channels].reshape(-1, depth)
@@ -168,6 +172,18 @@ class PatchConv(Accumulator):
                 target[..., number * width : (number + 1) * width] = sums.reshape(*target.shape[:-1], width)
                 self.overflows += outside
         return channels_first(acc)
+
+    def _one_product(self, patches: Int8, acc: Int32, boxes: list[tuple[slice, ...]]) -> None:
+        """Fill ``acc`` block by block, each one product into scratch that all share: fresh pages cost as much time."""
+        (packed,) = self._packed
+        depth, width = packed.matrix.shape
+        most = max((math.prod(acc[box].shape[:-1]) for box in boxes), default=0)
+        gathered, products = np.empty(most * depth, np.float32), np.empty(most * width, np.float32)
+        for box in boxes:
+            tile, sums = patches[box], acc[box].reshape(-1, width)  # a view: a box covers a run of positions
+            rows = gathered[: len(sums) * depth]
+            rows.reshape(tile.shape)[...] = tile
+            packed.matmul_into(rows.reshape(-1, depth), sums, products)
 
 
 class DepthwiseConv(Accumulator):
@@ -181,6 +197,7 @@ class DepthwiseConv(Accumulator):
         taps = weight.reshape(-1, *window.kernel)
         bound = np.abs(folded) + 128 * np.abs(taps.astype(np.int64)).sum(axis=(1, 2))
         super().__init__(bool((bound > INT32_MAX).any()), wrap)
+        self._exact = bool((bound <= EXACT_FLOAT32).all())
         self._sums, self._bias, self._window = DepthwiseSums(taps, window), folded, window
         self._channels, self._multiplier, self._offset_x = group, len(taps) // group, offset_x
 
@@ -202,6 +219,9 @@ class DepthwiseConv(Accumulator):
 
     def _settle(self, sums: Array, bias: Int64, target: Int32) -> None:
         """``target`` = sums + bias, brought into int32 where the weights do not prove that it fits (N7)."""
+        if self._exact:  # adds and converts in one pass
+            np.add(sums, bias.astype(sums.dtype), out=target, casting="unsafe")
+            return
         if not self.overflow_possible:
             target[...] = sums
             target += bias.astype(np.int32)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from amctc.errors import InputError
 from amctc.kernels.accumulator_shift import Int32, shifted
-from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow_tile, widen
+from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow_tile, round_tile, widen
 from amctc.kernels.integer_epilogue import split_fp16_scale
 from amctc.kernels.tiles import map_tiles
 
@@ -52,8 +52,7 @@ def dequantize_f16(
     def step(tile: Int32, out: Float16, scale: Float32) -> None:
         t = tile.astype(np.float32)
         t *= before
-        narrow_tile(t, out, overflow)
-        t = widen(out)
+        round_tile(t, overflow)  # no -0 comes in or out: an accumulator is 0 or at least 2^-17
         t *= scale
         t *= after
         narrow_tile(t, out, overflow)

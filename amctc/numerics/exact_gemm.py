@@ -131,7 +131,7 @@ class PackedWeight:
         integers within ``activation_magnitude``.
         """
         if self.exact_with_bias:
-            return self._one_product(x).astype(np.int32), 0
+            return self._one_product(x, np.empty((x.shape[0], self.matrix.shape[1]), np.int32)), 0
         if not self.can_overflow:
             return self._sum_of_chunks(x, np.dtype(np.int32)), 0
         total = self._sum_of_chunks(x, np.dtype(np.int64))
@@ -145,14 +145,23 @@ class PackedWeight:
         What N12, N13 and N17 multiply. Saves the way through int32 where one float32 product is exact.
         """
         if self.exact_with_bias:
-            return self._one_product(x), 0
+            return self._one_product(x, np.empty((x.shape[0], self.matrix.shape[1]), np.float32)), 0
         accumulator, outside = self.matmul(x)
         return accumulator.astype(np.float32), outside
 
-    def _one_product(self, x: AnyArray) -> Float32Array:
-        product = np.matmul(x.astype(np.float32, copy=False), self.matrix)
-        product += self.bias_i64.astype(np.float32)
-        return np.asarray(product, dtype=np.float32)
+    def matmul_into(self, x: AnyArray, out: Int32Array, scratch: Float32Array) -> None:
+        """:meth:`matmul` into ``out`` where one product is exact (``exact_with_bias``).
+
+        ``scratch`` is float32 of at least M · N elements in one dimension.
+        """
+        product = scratch[: out.size].reshape(out.shape)
+        np.matmul(x.astype(np.float32, copy=False), self.matrix, out=product)
+        # One pass adds and converts, a cache line at a time: f32 + f32 is an exact integer, so the cast loses nothing.
+        np.add(product, self.bias_i64.astype(np.float32), out=out, casting="unsafe")
+
+    def _one_product(self, x: AnyArray, out: AnyArray) -> AnyArray:
+        self.matmul_into(x, out, np.empty(out.size, np.float32))
+        return out
 
     def _sum_of_chunks(self, x: AnyArray, dtype: np.dtype[np.int32] | np.dtype[np.int64]) -> AnyArray:
         """The chunks' products, each exact in float32, added to the bias in an integer type that holds every sum.

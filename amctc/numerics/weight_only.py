@@ -14,6 +14,8 @@ from amctc.numerics._arrays import Float32Array, Int64Array, float32_array, requ
 from amctc.numerics.affine import SMALLEST_SCALE
 from amctc.numerics.linear import storage_range
 
+_SLAB = 1 << 18  # elements quantized at a time: their temporaries take 10 MB, those of a whole weight ten times as much
+
 
 def weight_only_parameters(
     w: npt.ArrayLike, *, axis: int, block: int = 0, bits: int = 8, symmetric: bool = True
@@ -58,8 +60,17 @@ def quantize_weight_only(
     weights = float32_array(w)
     first, last = storage_range(bits)
     lengths = np.diff(_starts(weights.shape[axis], block), append=weights.shape[axis])
-    scale, zero = np.repeat(scales, lengths, axis), np.repeat(zero_points, lengths, axis)
-    return np.asarray(np.clip(np.rint(weights / scale) + zero, first, last), np.int8)
+    entry = np.repeat(np.arange(lengths.size), lengths)  # of each position along the axis
+    integers = np.empty(weights.shape, np.int8)
+    rows_at_once = max(1, _SLAB * len(weights) // max(1, weights.size))
+    for start in range(0, len(weights), rows_at_once):
+        rows = slice(start, start + rows_at_once)
+        if axis % weights.ndim == 0:
+            scale, zero = scales.take(entry[rows], 0), zero_points.take(entry[rows], 0)
+        else:
+            scale, zero = scales[rows].take(entry, axis), zero_points[rows].take(entry, axis)
+        integers[rows] = np.clip(np.rint(weights[rows] / scale) + zero, first, last)
+    return integers
 
 
 def _starts(size: int, block: int) -> npt.NDArray[np.intp]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from amctc.collector import collector_paused
 from amctc.data import ArrayData, Data
 from amctc.errors import LimitError, UnsupportedError, printable
 from amctc.ir import Constant, Graph, Op, Value, constant_data, layer_name
@@ -189,12 +190,13 @@ def export_model(
     writer = Writer(graph, carried, version, store)
     if store is inline and (size := contents_size(graph)) > PROTOBUF_LIMIT:
         raise LimitError(f"{size} bytes of weights do not fit one ONNX file", remedy="save it with external data")
-    for op in graph.ops:
-        emitter = emitters.get(type(op.kind))
-        if emitter is None:
-            raise UnsupportedError(f"{op.kind.op_name} has no form in this file format", where=layer_name(op),
-                                   remedy="lower the graph further, or save it in another form")  # fmt: skip
-        emitter(writer, op)
+    with collector_paused():
+        for op in graph.ops:
+            emitter = emitters.get(type(op.kind))
+            if emitter is None:
+                raise UnsupportedError(f"{op.kind.op_name} has no form in this file format", where=layer_name(op),
+                                       remedy="lower the graph further, or save it in another form")  # fmt: skip
+            emitter(writer, op)
     _name_outputs(writer)
     for given in graph.inputs:
         if given.default is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import NodeProto, TensorProto
 
+from amctc.collector import collector_paused
 from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
@@ -59,20 +58,8 @@ def import_model(
         given = {*(i.name for i in model.graph.input), *(t.name for t in model.graph.initializer), *sparse}
         in_order(list(model.graph.node), frozenset(given))  # raises for what the C++ converter would stumble over
         model, version = modernised(model, version), OLDEST_OPSET
-    with _collector_paused():
+    with collector_paused():
         return _Importer(model, version or OPSET, opsets, external, converters or {}).graph()
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Building many small objects makes the cyclic collector the only non-linear part of an import."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class _Importer:

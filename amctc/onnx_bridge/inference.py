@@ -37,9 +37,7 @@ CARRIED_ELEMENTS = 1 << 16
 
 def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     """Types of all values of a model by name, as far as ONNX finds them. Weights are left out of the inference."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(_without_weights(model))
-    found = skeleton
+    found = skeleton = _without_weights(model)
     if not any(has_fragile_body(node) or node.op_type in FRAGILE for node in model.graph.node):
         # The C++ inference raises bare exceptions on odd models; per-node inference still works.
         with contextlib.suppress(Exception):
@@ -48,10 +46,14 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
             )
     known = _symbols(i.type for i in (*model.graph.input, *model.graph.output, *model.graph.value_info))
     types: dict[str, TensorType] = {}
+    shared: dict[bytes, TensorType | None] = {}  # models repeat themselves, and a type costs more than its bytes
     for info in (*found.graph.value_info, *found.graph.output, *found.graph.input):
-        type_ = type_of(info.type, f"value {info.name!r}")
-        if type_ is not None:
-            types[info.name] = _with_symbols(type_, known)
+        key = info.type.SerializeToString(deterministic=True)
+        if key not in shared:
+            type_ = type_of(info.type, f"value {info.name!r}")
+            shared[key] = None if type_ is None else _with_symbols(type_, known)
+        if (remembered := shared[key]) is not None:
+            types[info.name] = remembered
     return types
 
 

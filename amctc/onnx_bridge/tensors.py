@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from amctc.data import ArrayData, Data, FileData, deferred
-from amctc.errors import InputError, LimitError, UnsupportedError, printable
+from amctc.errors import AmctcError, InputError, LimitError, UnsupportedError, printable
 from amctc.onnx_bridge.subgraphs import tensors_of
 from amctc.types import SCALAR_TYPES, Array, Dim, Elem, OpaqueType, QuantizedType, ScalarType, TensorType
 
@@ -37,7 +37,7 @@ ExternalFile = Callable[[str], Path]
 """Resolves the name of an external-data file to a path that is safe to read, or raises."""
 
 
-def elem_of(code: int, where: str) -> ScalarType:
+def elem_of(code: int, where: str | None = None) -> ScalarType:
     """Our scalar type of an ONNX element type code."""
     if code not in ELEM_TYPES:
         raise UnsupportedError(f"element type {code} is not known", where=where, remedy="upgrade amctc or convert")
@@ -51,21 +51,30 @@ def elem_code(elem: Elem) -> int:
 
 def tensor_data(tensor: TensorProto, external: ExternalFile | None) -> tuple[Data, ScalarType]:
     """Contents and element type of a tensor; external data stays in its file."""
-    where = f"tensor {printable(tensor.name)!r}"
-    elem = elem_of(tensor.data_type, where)
+    try:
+        return _contents(tensor, external)
+    except AmctcError as error:
+        raise error.located(f"tensor {printable(tensor.name)!r}") from None
+
+
+def _contents(tensor: TensorProto, external: ExternalFile | None) -> tuple[Data, ScalarType]:
+    elem = elem_of(tensor.data_type)
     shape = tuple(tensor.dims)
-    if any(d < 0 for d in shape):
-        raise InputError(f"a negative dimension in {list(shape)}", where=where, remedy="the file is damaged")
+    if shape and min(shape) < 0:
+        raise InputError(f"a negative dimension in {list(shape)}", remedy="the file is damaged")
     count = math.prod(shape)
     if tensor.data_location == TensorProto.EXTERNAL:
-        return _external(tensor, shape, elem, external, where), elem
+        return _external(tensor, shape, elem, external), elem
     if tensor.HasField("raw_data"):
-        wanted = stored_bytes(count, elem)
-        if len(tensor.raw_data) != wanted:
-            raise InputError(f"{len(tensor.raw_data)} bytes for {list(shape)} {elem}, expected {wanted}", where=where,
+        raw, wanted = tensor.raw_data, stored_bytes(count, elem)
+        if len(raw) != wanted:
+            raise InputError(f"{len(raw)} bytes for {list(shape)} {elem}, expected {wanted}",
                              remedy="the file is damaged; export the model again")  # fmt: skip
+        if elem.dtype.kind in "fiu" and elem.dtype.isbuiltin and elem.bits >= 8:  # nothing to unpack: no copy either
+            little = np.frombuffer(raw, elem.dtype.newbyteorder("<"))
+            return ArrayData(little.astype(elem.dtype, copy=False).reshape(shape)), elem
     elif _typed_length(tensor) != _entries(count, elem):
-        raise InputError(f"{_typed_length(tensor)} elements for shape {list(shape)}", where=where,
+        raise InputError(f"{_typed_length(tensor)} elements for shape {list(shape)}",
                          remedy="the file is damaged; export the model again")  # fmt: skip
     array = numpy_helper.to_array(tensor)
     return ArrayData(np.asarray(array).astype(elem.dtype, copy=False).reshape(shape)), elem
@@ -87,22 +96,20 @@ def stored_bytes(count: int, elem: ScalarType) -> int:
     return (count * elem.bits + 7) // 8
 
 
-def _external(
-    tensor: TensorProto, shape: tuple[int, ...], elem: ScalarType, external: ExternalFile | None, where: str
-) -> Data:
+def _external(tensor: TensorProto, shape: tuple[int, ...], elem: ScalarType, external: ExternalFile | None) -> Data:
     entries = {e.key: e.value for e in tensor.external_data}
     if external is None:
-        raise InputError("external data, but the model has no folder", where=where, remedy="load the model from a file")
+        raise InputError("external data, but the model has no folder", remedy="load the model from a file")
     if elem.name == "string":
-        raise UnsupportedError(f"external data of type {elem}", where=where, remedy="store it inside the model")
+        raise UnsupportedError(f"external data of type {elem}", remedy="store it inside the model")
     try:
         offset = int(entries.get("offset", "0"))
         length = int(entries["length"]) if "length" in entries else None
     except ValueError:
-        raise InputError("external offset or length is no number", where=where, remedy="the file is damaged") from None
+        raise InputError("external offset or length is no number", remedy="the file is damaged") from None
     wanted = stored_bytes(math.prod(shape), elem)
     if length is not None and length != wanted:
-        raise InputError(f"external length {length}, expected {wanted}", where=where, remedy="the file is damaged")
+        raise InputError(f"external length {length}, expected {wanted}", remedy="the file is damaged")
     path = external(entries.get("location", ""))
     if elem.bits >= 8:
         return FileData(path, offset, shape, elem.dtype)

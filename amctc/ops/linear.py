@@ -26,7 +26,8 @@ class Windowed(OpKind):
         """C2: one entry per spatial axis (two for pads), all in range."""
         strides, pads, dilations = self.strides, self.pads, self.dilations
         self.require(len(strides) == spatial and len(dilations) == spatial and len(pads) == 2 * spatial, 2,
-                     f"strides {[*strides]}, dilations {[*dilations]}, pads {[*pads]} on {spatial} axes")  # fmt: skip
+                     lambda: f"strides {[*strides]}, dilations {[*dilations]}, pads {[*pads]} on {spatial} axes",
+                     )  # fmt: skip
         self.require(min((*strides, *dilations)) >= 1 and min(pads) >= 0, 2,
                      "strides and dilations are at least 1, pads at least 0")  # fmt: skip
 
@@ -39,35 +40,38 @@ class ConvWindow(Windowed):
 
     def conv_shape(self, x: TensorType, w: TensorType, b: TensorType | None) -> Shape:
         """C1 ranks, C2 windows, C3 channels divide by group, C4 bias length, C6 the window fits."""
-        self.require(x.rank >= 3 and x.rank == w.rank, 1, f"x {x} and w {w} need one rank of at least 3")
+        self.require(x.rank >= 3 and x.rank == w.rank, 1, lambda: f"x {x} and w {w} need one rank of at least 3")
         self.check_windows(x.rank - 2)
         out, per_group, *kernel = w.dims
         self.check_groups(x.dims[1], per_group)
-        self.require(not isinstance(out, int) or out % self.group == 0, 3, f"{out} channels in {self.group} groups")
+        divides = not isinstance(out, int) or out % self.group == 0
+        self.require(divides, 3, lambda: f"{out} channels in {self.group} groups")
         self.check_bias(b, out)
         if not all(isinstance(k, int) for k in kernel):
             return x.dims[0], out, *(None for _ in kernel)
         sizes = tuple(k for k in kernel if isinstance(k, int))
-        self.require(min(sizes) >= 1, 6, f"an empty kernel {list(sizes)}")
+        self.require(min(sizes) >= 1, 6, lambda: f"an empty kernel {list(sizes)}")
         rule = f"{self.op_name}.C6"
         return x.dims[0], out, *window_shape(x.dims[2:], sizes, self.strides, self.pads, self.dilations, rule)
 
     def check_groups(self, channels: Dim, per_group: Dim) -> None:
         """C3: the weight covers the data's channels, group by group."""
         fits = not isinstance(per_group, int) or dims_agree(channels, per_group * self.group)
-        self.require(self.group >= 1 and fits, 3, f"{channels} channels, {per_group} per group, {self.group} groups")
+        self.require(self.group >= 1 and fits, 3,
+                     lambda: f"{channels} channels, {per_group} per group, {self.group} groups")  # fmt: skip
 
     def check_bias(self, b: TensorType | None, out: Dim) -> None:
         """C4: the bias has one element per output channel."""
         if b is not None:
-            self.require(b.rank == 1 and dims_agree(b.dims[0], out), 4, f"bias {b} for {out} output channels")
+            self.require(b.rank == 1 and dims_agree(b.dims[0], out), 4,
+                         lambda: f"bias {b} for {out} output channels")  # fmt: skip
 
 
 def transposed_shape(
     kind: ConvWindow, x: TensorType, w: TensorType, b: TensorType | None, output_padding: tuple[int, ...]
 ) -> Shape:
     """Shape of a transposed convolution: C1 ranks, C2 windows, C3 groups, C4 bias, C6 sizes, C7 output padding."""
-    kind.require(x.rank >= 3 and x.rank == w.rank, 1, f"x {x} and w {w} need one rank of at least 3")
+    kind.require(x.rank >= 3 and x.rank == w.rank, 1, lambda: f"x {x} and w {w} need one rank of at least 3")
     spatial = x.rank - 2
     kind.check_windows(spatial)
     channels, per_group, *kernel = w.dims

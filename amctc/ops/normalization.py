@@ -38,7 +38,8 @@ def _per_channel(kind: OpKind, x: TensorType, *parameters: TensorType | None) ->
     """C3: parameters of shape ``[C]``."""
     for p in parameters:
         assert p is not None
-        kind.require(p.rank == 1 and dims_agree(p.dims[0], x.dims[1]), 3, f"parameter {p} for {x.dims[1]} channels")
+        channels = p.rank == 1 and dims_agree(p.dims[0], x.dims[1])
+        kind.require(channels, 3, lambda p=p: f"parameter {p} for {x.dims[1]} channels")  # type: ignore[misc]
 
 
 @register("nn.batch_norm", "x gamma beta mean var")

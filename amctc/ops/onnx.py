@@ -50,6 +50,10 @@ class Node(OpKind):
             )
         return _inference[0](self, operands, constants)
 
+    def inferred(self, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+        """:meth:`infer`; a node may be large, so it is not remembered."""
+        return self.infer(*operands)
+
     def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> Node:
         """Remember the types it was built with, so that they need not be inferred again."""
         if _trim(operands) == _trim(self.operand_types):

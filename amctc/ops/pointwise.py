@@ -14,9 +14,9 @@ from amctc.types import ScalarType, TensorType
 def same_float(kind: OpKind, number: int, *types: TensorType | None) -> ScalarType:
     """Constraint C``number``: all present operands have one plain floating-point element type, which is returned."""
     elems = {t.elem for t in types if t is not None}
-    kind.require(len(elems) == 1, number, f"operands of different element types {sorted(map(str, elems))}")
+    kind.require(len(elems) == 1, number, lambda: f"operands of different element types {sorted(map(str, elems))}")
     (elem,) = elems
-    kind.require(isinstance(elem, ScalarType) and elem.is_float, number, f"{elem} is no floating-point type")
+    kind.require(isinstance(elem, ScalarType) and elem.is_float, number, lambda: f"{elem} is no floating-point type")
     assert isinstance(elem, ScalarType)
     kind.require(all(t is None or t.shape is not None for t in types), number, "the rank of an operand is unknown")
     return elem

@@ -60,7 +60,7 @@ def window_shape(
         for i in range(n)
     )
     require(all(not isinstance(d, int) or d >= 0 for d in out), rule,
-            f"a window of {list(kernel)} does not fit {list(spatial)} padded by {list(pads)}")  # fmt: skip
+            lambda: f"a window of {list(kernel)} does not fit {list(spatial)} padded by {list(pads)}")  # fmt: skip
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class NodeView:
     version: int
     origins: Origins = ()
 
-    @property
+    @functools.cached_property
     def attributes(self) -> dict[str, Any]:
         """Attribute values by name; strings decoded."""
         return {a.name: _decoded(helper.get_attribute_value(a)) for a in self.node.attribute if a.type != a.GRAPH}
@@ -126,6 +127,8 @@ def moved(converter: Converter) -> Converter:
 
 def build_named(kind: OpKind, operands: Sequence[Value | None], outputs: Sequence[str], origins: Origins) -> Op:
     """The op that a converter decided on, its results called after a node's ``outputs`` (empty: nobody reads it)."""
+    if len(outputs) == 1:
+        return build(kind, *operands, names=(outputs[0] or None,), origins=origins)
     op = build(kind, *operands, origins=origins)
     types = tuple(r.type for r in op.results)
     return Op(op.kind, op.operands, types, tuple(n or None for n in outputs[: len(types)]), op.origins)

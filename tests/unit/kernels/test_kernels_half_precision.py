@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from amctc.kernels.half_precision import narrow, widen
+from amctc.kernels.half_precision import clip_float16, narrow, round_tile, widen
 from amctc.kernels.integer_epilogue import add_float16
 from amctc.numerics.rounding import to_float16
 
@@ -81,3 +81,59 @@ def test_float16_sum_overflow():
     # The spacing is 32 here: less than half of it changes nothing, half of it is a tie and goes to even.
     np.testing.assert_array_equal(add_float16(big, np.float16([15.99, 15.99])), big)
     np.testing.assert_array_equal(add_float16(big, np.float16([-16, 16])), [65472, -65472])
+
+
+@pytest.mark.parametrize("overflow", ["saturate", "inf"])
+def test_round_tile_leaves_in_float32_what_numpy_rounds_to_float16(overflow):
+    x = around_every_half_and_midpoint()
+    expected = numpy_half(x, overflow).astype(np.float32)
+    inside = x[np.abs(x) <= 65504]
+    for values, wanted in ((x, expected), (inside, numpy_half(inside, overflow).astype(np.float32))):
+        rounded = values.copy()
+        with np.errstate(over="ignore"):
+            round_tile(rounded, overflow)
+        np.testing.assert_array_equal(rounded, wanted)
+
+
+def test_round_tile_keeps_nan_and_takes_nothing():
+    values = np.float32([1 + 2**-12, np.nan, -3])
+    round_tile(values, "inf")
+    np.testing.assert_array_equal(values, np.float32([1, np.nan, -3]))
+    round_tile(values[:0], "inf")
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_widen_gives_every_half_the_bits_that_numpy_gives_it(finite):
+    x = EVERY_HALF[np.isfinite(EVERY_HALF)] if finite else EVERY_HALF
+    np.testing.assert_array_equal(widen(x).view(np.uint32), x.astype(np.float32).view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 6.0), (0.0, np.inf), (0.1, 0.3), (2.0, 1.0), (1e-7, 1e6), (-0.0, 2**-24)]
+)
+def test_clip_float16_is_the_clip_of_the_real_numbers_rounded_last(low, high):
+    x = EVERY_HALF[~np.isnan(EVERY_HALF)]
+    with np.errstate(over="ignore"):
+        expected = np.minimum(np.maximum(x.astype(np.float64), low), high).astype(np.float16)
+    clipped = clip_float16(x, low, high)
+    np.testing.assert_array_equal(clipped, expected)
+    assert not np.signbit(clipped).any()
+
+
+def test_clip_float16_has_no_answer_for_nan_and_for_negative_bounds():
+    half = np.float16([1, np.nan])
+    assert clip_float16(half, 0.0, 6.0) is None
+    assert clip_float16(-half, 0.0, 6.0) is None  # a NaN with its sign set
+    assert clip_float16(half[:1], -1.0, 6.0) is None
+    assert clip_float16(half[:1], 0.0, -6.0) is None
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 0, 4), (70001,)])
+def test_add_float16_does_not_depend_on_the_memory_order_of_either_side(shape):
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal(shape).astype(np.float16) for _ in range(2))
+    expected = (a.astype(np.float64) + b).astype(np.float16)
+    turned = np.asfortranarray(b)
+    for left, right in ((a, b), (a, turned), (turned.copy("F"), a)):
+        wanted = expected if left is a else (left.astype(np.float64) + right).astype(np.float16)
+        np.testing.assert_array_equal(bits(add_float16(left, right)), bits(wanted))

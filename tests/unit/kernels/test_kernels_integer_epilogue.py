@@ -243,6 +243,19 @@ def test_requantize_unsigned_and_branches():
     np.testing.assert_array_equal(requantize_fixpipe(acc, -1, 0, negative_multiplier=0), [0, 0, 0, -10, -128])
 
 
+@pytest.mark.parametrize(("unsigned", "expected"), [(True, [0, 0, 255, 255]), (False, [-128, -1, 127, 127])])
+def test_requantize_saturates_where_the_offset_alone_leaves_the_range(unsigned, expected):
+    acc, offsets = np.int32([[-300, 300, 0, 300]]), [-256, -256, 255, 255]
+    np.testing.assert_array_equal(requantize_fixpipe(acc, 1, offsets, unsigned=unsigned)[0], expected)
+
+
+def test_quantize_fp16_saturates_an_infinity_before_it_is_scaled():
+    x = f16([np.inf, -np.inf])
+    # 65504 · 2^-10 = 63.97, rounded 64; an infinity stays one
+    np.testing.assert_array_equal(quantize_fp16(x, 2.0**-10, overflow="saturate"), [64, -64])
+    np.testing.assert_array_equal(quantize_fp16(x, 2.0**-10, overflow="inf"), [127, -128])
+
+
 @pytest.mark.parametrize("offset", [-257, 256, [0, 300]])
 def test_requantize_refuses_an_offset_outside_int9(offset):
     with pytest.raises(InputError, match="N11"):

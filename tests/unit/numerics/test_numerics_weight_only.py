@@ -83,3 +83,12 @@ def test_limits() -> None:
     empty = np.zeros((3, 0), np.float32)
     scales, zeros = weight_only_parameters(empty, axis=1)
     assert quantize_weight_only(empty, scales, zeros, axis=1).shape == (3, 0)
+
+
+@pytest.mark.parametrize(("axis", "block"), [(0, 0), (0, 32), (1, 32), (2, 0)])
+def test_a_weight_of_several_slabs_is_quantized_by_the_same_formula(axis: int, block: int) -> None:
+    w = RNG.standard_normal((70, 96, 81)).astype(np.float32)  # 544320 elements, two slabs and a bit
+    scales, zeros = weight_only_parameters(w, axis=axis, block=block, symmetric=False)
+    entry = np.arange(w.shape[axis]) // (block or w.shape[axis])
+    expected = np.clip(np.rint(w / scales.take(entry, axis)) + zeros.take(entry, axis), -128, 127)
+    np.testing.assert_array_equal(quantize_weight_only(w, scales, zeros, axis=axis, block=block), expected)

@@ -1,0 +1,66 @@
+"""Memory to quantize the weights of a model whose weights lie in a file beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from amctc.api import load, save
+from amctc.pipeline import Context, Pipeline
+from tools.bench.clock import cpu_seconds, in_fresh_process, peak_bytes, resident_bytes
+from tools.bench.networks import OPSET
+from tools.bench.rows import Row
+
+PIPELINE = "quantize-weights-only{bits=8}"
+WEIGHTS_GOAL, TENSORS_GOAL = 0.15, 3
+"""Issue 5: 0.15 times the weights and 3 times the largest tensor."""
+
+
+def write_products(folder: Path, layers: int, width: int) -> Path:
+    """A chain of ``layers`` products with float32 weights [width, width] in one external file, written piecemeal."""
+    rng = np.random.default_rng(0)
+    weights, nodes, size = [], [], 4 * width * width
+    with (folder / "weights.bin").open("wb") as file:
+        for index in range(layers):
+            file.write(rng.standard_normal((width, width), np.float32).data)
+            tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[width, width])
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", "weights.bin"), ("offset", index * size), ("length", size)):
+                tensor.external_data.add(key=key, value=str(value))
+            weights.append(tensor)
+            nodes.append(helper.make_node("MatMul", [f"v{index}", f"w{index}"], [f"v{index + 1}"], f"product_{index}"))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, width]) for name in ("v0", f"v{layers}")]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], weights)
+    path = folder / "model.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
+                                       ir_version=8).SerializeToString())  # fmt: skip
+    return path
+
+
+def quantizing(path: str, out: str) -> dict[str, float]:
+    """CPU seconds and memory from loading ``path`` to having written ``out``."""
+    before = resident_bytes()
+
+    def quantize() -> None:
+        save(Pipeline.parse(PIPELINE).run(load(path), Context()).graph, out, external_data_threshold=0)
+
+    _, seconds = cpu_seconds(quantize)
+    return {"seconds": seconds, "grown": peak_bytes() - before, "peak": peak_bytes()}
+
+
+def weight_rows(layers: int, width: int) -> Iterator[Row]:
+    """How much memory grows while ``layers`` weights of ``width`` ² are quantized and written."""
+    tensor = 4 * width * width
+    weights = layers * tensor
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_products(Path(folder), layers, width)
+        found = in_fresh_process(quantizing, str(path), str(Path(folder) / "quantized.onnx"))
+    yield Row(f"memory to quantize {weights / 1e9:.2f} GB of external weights", found["grown"] / weights,
+              "× the weights",
+              WEIGHTS_GOAL + TENSORS_GOAL * tensor / weights,
+              how=f"largest tensor {tensor / 1e6:.0f} MB, grows by {found['grown'] / 1e6:.0f} to "
+              f"{found['peak'] / 1e6:.0f} MB, {found['seconds']:.1f} CPU s")  # fmt: skip
