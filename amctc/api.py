@@ -23,7 +23,7 @@ from amctc.ir import Graph, Value, constant_data, layer_name
 from amctc.onnx_bridge.carried_weights import carried_weights, random_ops
 from amctc.onnx_bridge.storage import EXTERNAL_ABOVE
 from amctc.ops import nn, quant
-from amctc.pipeline import Context, PassRecord, Pipeline
+from amctc.pipeline import Context, PassRecord, Pipeline, Validator
 from amctc.preset import Preset, load_preset
 from amctc.report.build import build_report
 from amctc.report.compare import Comparison, compare
@@ -77,6 +77,7 @@ def compress(
     provider: str = "cpu",
     external_data_threshold: int = EXTERNAL_ABOVE,
     progress: Progress = _silent,
+    validate: Validator | None = None,
 ) -> Compression:
     """Quantize a model for ``target`` and simulate the result.
 
@@ -88,8 +89,9 @@ def compress(
     ``{"place-qdq": {"skip": ("conv1",)}}``. The first ``compare_samples`` samples are run through the float, the QDQ
     and the integer model for the report. ``executor`` runs batches (the result is the same on any), ``provider`` is
     where ONNX Runtime computes. With ``out`` four files are written into that folder, all or none; past
-    ``external_data_threshold`` bytes a model's weights get a file of their own. Raises
-    :class:`amctc.errors.AmctcError` of the kind that fits.
+    ``external_data_threshold`` bytes a model's weights get a file of their own. ``validate``
+    looks at each pass (:class:`amctc.validate.Validation`). Raises :class:`amctc.errors.AmctcError` of the kind that
+    fits.
     """
     clock = _Clock()
     profile = target if isinstance(target, Profile) else load_profile(target)
@@ -100,8 +102,7 @@ def compress(
     if source is not None:
         source.require_batch()
     context = Context(samples=source, seed=seed, target=profile, progress=progress,
-                      executor=executor or SerialExecutor(), provider=provider)  # fmt: skip
-    _remark(graph, context)
+                      executor=executor or SerialExecutor(), provider=provider, validate=validate)  # fmt: skip
     records: list[PassRecord] = []
     clock.lap("load")
 
@@ -111,7 +112,9 @@ def compress(
         clock.lap(name)
         return result.graph
 
-    prepared = stage("balance", stages.balance, stage("prepare", stages.prepare, graph))
+    prepared = stage("prepare", stages.prepare, graph)
+    _remark(prepared, context)
+    prepared = stage("balance", stages.balance, prepared)
     quantized = stage("quantize", stages.quantize, prepared)
     lowered = stage("lower", stages.lower, quantized)
     deploy = lowered.with_metadata(**{TARGET_KEY.replace(".", "__"): profile.name, FUSION_KEY.replace(".", "__"): "on"})
@@ -142,7 +145,7 @@ def compress(
 
 
 def _remark(graph: Graph, context: Context) -> None:
-    """Note what is out of the ordinary about the model as it came."""
+    """Note what is out of the ordinary about the model, prepared."""
     layers, carried = [op for op in graph.ops if isinstance(op.kind, nn.Layer)], list(carried_weights(graph))
     if not layers:
         why = "all layers with weights are carried" if carried else "the model has no layer with weights"

@@ -66,7 +66,8 @@ class Fact:
 class Contract:
     """A pass: the facts it ``requires``, those it ``ensures``, those it ``keeps`` if they held, its ``effect``.
 
-    ``idempotent`` passes change nothing when run a second time.
+    ``idempotent`` passes change nothing when run a second time. One that ``freezes_defaults`` may take inputs that
+    have a default out of the interface; results are those for who does not feed them.
     """
 
     effect: Effect
@@ -74,3 +75,4 @@ class Contract:
     ensures: tuple[Fact, ...] = ()
     keeps: tuple[Fact, ...] = ()
     idempotent: bool = True
+    freezes_defaults: bool = False

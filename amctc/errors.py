@@ -54,6 +54,13 @@ class AmctcError(Exception):
         return self
 
 
+class MiscompileError(AmctcError):
+    """A pass changed results beyond its contract: a defect of the pass or of one of its rewrites, never of the model.
+
+    Validation and bisection raise it; its exit status is that of internal errors.
+    """
+
+
 class UsageError(AmctcError):
     """The command or call itself is wrong: an unknown pass, a bad option, a missing argument."""
 

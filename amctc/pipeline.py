@@ -7,7 +7,7 @@ import difflib
 import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,7 +18,7 @@ from amctc.errors import AmctcError, LimitError, UsageError
 from amctc.executors import SerialExecutor
 from amctc.ir import Graph
 from amctc.options import converted, describe_options, option_values
-from amctc.rewrite import Rewrite, RewriteLog, apply_rewrites
+from amctc.rewrite import Application, Rewrite, RewriteLog, apply_rewrites
 from amctc.spec import PassSpec, RepeatSpec, Spec, marked, parse_specs, print_specs
 from amctc.targets import DEFAULT_TARGET, Profile, load_profile
 from amctc.types import Array
@@ -46,8 +46,10 @@ class Context:
 
     ``samples`` is a re-iterable source of batches ``{input name: array}``; ``target`` the chip compiled for; ``seed``
     feeds every random choice; ``progress`` is called during long work; ``verify`` checks the graph and the contract
-    after each pass. ``notes`` collects remarks. ``executor`` runs what is independent, batches for instance: no result
-    may depend on which one it is. ``provider`` names where ONNX Runtime computes: ``cpu``, ``cuda``, …
+    after each pass, and ``validate`` is told of each run of a pass, to compare results
+    (:class:`amctc.validate.Validation`, :class:`amctc.bisection.Bisection`). ``notes`` collects remarks. ``executor``
+    runs what is independent, batches for instance: no result may depend on which one it is. ``provider`` names where
+    ONNX Runtime computes: ``cpu``, ``cuda``, …
     """
 
     samples: Iterable[Batch] | None = None
@@ -55,6 +57,7 @@ class Context:
     target: Profile = field(default_factory=lambda: load_profile(DEFAULT_TARGET))
     progress: Progress = lambda what, done, total: None
     verify: bool = True
+    validate: Validator | None = None
     trace: bool = False
     notes: list[Note] = field(default_factory=list)
     log: RewriteLog = field(default_factory=RewriteLog)
@@ -81,6 +84,10 @@ class Pass(ABC):
     def spec(self) -> PassSpec:
         """The pass as text: its name and the options that differ from their defaults."""
         return PassSpec(self.name, option_values(self))
+
+
+Validator = Callable[[Pass, Graph, Graph, Sequence[Application], Context], None]
+"""Told of a pass, the graphs before and after it, and the rewrites it applied; raises if they do not agree."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,7 @@ def _run_pass(
             raise UsageError(f"the graph is not {fact}: {violation}", where=f"pass {item.name}",
                              remedy="put the pass that ensures it earlier in the pipeline")  # fmt: skip
     kept = [f for f in contract.keeps if context.verify and f.violation(graph) is None]
-    start, fired = time.perf_counter(), context.log.counts()
+    start, fired, applied = time.perf_counter(), context.log.counts(), len(context.log.applications)
     try:
         result = item.run(graph, context)
         if context.verify and result is not graph:
@@ -252,8 +259,11 @@ def _run_pass(
         for fact in (*contract.ensures, *kept):
             if (violation := fact.violation(result)) is not None:
                 raise AmctcError(f"pass {item.name} broke its contract: not {fact}: {violation}")
+    seconds = time.perf_counter() - start
+    if context.validate is not None and result is not graph:
+        context.validate(item, graph, result, context.log.applications[applied:], context)
     counts = {n: c - fired.get(n, 0) for n, c in context.log.counts().items() if c > fired.get(n, 0)}
-    records.append(PassRecord(item.name, len(graph.ops), len(result.ops), counts, time.perf_counter() - start))
+    records.append(PassRecord(item.name, len(graph.ops), len(result.ops), counts, seconds))
     if context.trace:
         trace.append((item.name, result))
     return result

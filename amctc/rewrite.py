@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amctc.analysis import uses
+from amctc.collector import collector_paused
 from amctc.contract import Effect, Rounding
 from amctc.errors import AmctcError, LimitError
 from amctc.ir import Graph, Op, Value, layer_name, provenance
@@ -55,13 +56,27 @@ class Application:
     match: Match
     replacement: Value
 
+    def __str__(self) -> str:
+        root = self.match.value(self.match.root).producer
+        return f"rewrite {self.rule.name} at {layer_name(root) if root is not None else 'an input'}"
+
 
 @dataclass
 class RewriteLog:
-    """What an engine run did: every application, and every decline as (rule name, layer, reason)."""
+    """What an engine run did: every application, and every decline as (rule name, layer, reason).
+
+    Nothing fires once there are ``budget`` applications. They come in an order that only the graph determines, so the
+    first n are the same under every budget: :mod:`amctc.bisection` searches for one by it.
+    """
 
     applications: list[Application] = field(default_factory=list)
     declined: dict[tuple[str, str], str] = field(default_factory=dict)
+    budget: int | None = None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is used up."""
+        return self.budget is not None and len(self.applications) >= self.budget
 
     def counts(self) -> dict[str, int]:
         """Applications per rewrite name."""
@@ -96,12 +111,13 @@ def apply_rewrites(
     limit = 1000 + 8 * len(graph.ops) if limit is None else limit
     start = len(log.applications)
     for _ in range(MAX_SWEEPS):
-        replacements = _sweep(graph, index, log)
-        if not replacements:
-            return graph
-        if len(log.applications) - start > limit:
-            break
-        graph = substitute(graph, replacements)
+        with collector_paused():
+            replacements = _sweep(graph, index, log)
+            if not replacements:
+                return graph
+            if len(log.applications) - start > limit:
+                break
+            graph = substitute(graph, replacements)
     last = dict.fromkeys(a.rule.name for a in log.applications[-20:])
     raise LimitError(
         f"rewrites still fire after {len(log.applications) - start} applications; the last were {', '.join(last)}",
@@ -125,6 +141,8 @@ def _sweep(graph: Graph, index: _Index, log: RewriteLog) -> dict[Value, Value]:
             match = matcher.match(rule.pattern, op.result)
             if match is None or not claimed.isdisjoint(match.ops):
                 continue
+            if log.is_spent:
+                return replacements
             replacement = _fire(graph, rule, match, log)
             if replacement is not None:
                 claimed.update(match.ops)

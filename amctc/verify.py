@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import zip_longest
 
+from amctc.collector import collector_paused
 from amctc.data import Data
 from amctc.errors import AmctcError, InputError, VerificationError
 from amctc.ir import Constant, Graph, GraphInput, Op, Result, Value, layer_name
@@ -38,8 +39,9 @@ def verify(graph: Graph, *, deep: bool = False) -> None:
 
     ``deep`` also reads every constant, one at a time. Takes time linear in the graph.
     """
-    for error in violations(graph, deep=deep):
-        raise error
+    with collector_paused():
+        for error in violations(graph, deep=deep):
+            raise error
 
 
 def violations(graph: Graph, *, deep: bool = False) -> Iterator[AmctcError]:
@@ -127,7 +129,7 @@ def _check_op(op: Op, deep: bool) -> None:
     if isinstance(kind, onnx.Node) and any(a != b for a, b in zip_longest(operands, kind.operand_types)):
         inferred = types if len(types) == len(kind.result_types) else kind.result_types
     else:
-        inferred = kind.infer(*operands)
+        inferred = kind.inferred(operands)
     if inferred != types:
         gives, has = ", ".join(map(str, inferred)), ", ".join(map(str, types))
         raise VerificationError(f"{kind.op_name} gives {gives}, not {has}", rule="G5")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS: dict[str, int] = {
-    "amctc.errors": 0, "amctc.executors": 0, "amctc.scalars": 0, "amctc.types": 0, "amctc.files": 0,
-    "amctc.numerics": 0,
+    "amctc.errors": 0, "amctc.collector": 0, "amctc.executors": 0, "amctc.scalars": 0, "amctc.types": 0,
+    "amctc.files": 0, "amctc.numerics": 0,
     "amctc.targets": 1, "amctc.data": 1, "amctc.schema": 1, "amctc.ir": 1, "amctc.text": 1,
     "amctc.cursor": 1, "amctc.records": 1,
     "amctc.ops": 2, "amctc.intervals": 2, "amctc.analysis": 2, "amctc.attributes": 2, "amctc.parser": 2,
@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
     "amctc.rewrite": 4, "amctc.contract": 4, "amctc.magnitude": 4, "amctc.calibrate": 4,
     "amctc.spec": 5, "amctc.options": 5, "amctc.pipeline": 5, "amctc.cycles": 5, "amctc.cost": 5, "amctc.memory": 5,
     "amctc.frontends": 6, "amctc.backends": 6, "amctc.report": 6, "amctc.testing": 6, "amctc.preset": 6,
-    "amctc.examples": 6,
+    "amctc.examples": 6, "amctc.reproducer": 6, "amctc.validate": 6, "amctc.bisection": 6,
     "amctc.session": 7, "amctc.evaluation": 7, "amctc.variants": 7, "amctc.api": 7, "amctc.cli": 7,
     "amctc.__main__": 7, "amctc": 7,
 }  # fmt: skip

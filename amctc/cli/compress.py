@@ -65,12 +65,13 @@ FILE_NOTES = {
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
               help="Set an option of a pass of the preset; may be repeated.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
+@click.option("--validate", is_flag=True, help="Compare results before and after each pass, rewrite by rewrite.")
 @worker_options
 @run_options
 def compress(
     model: str, data: DataOptions, target: str | None, out: str, calibration: int, preset: str, skip: tuple[str, ...],
     tensor: tuple[str, ...], override: tuple[str, ...], method: str | None, symmetric: bool,
-    settings: tuple[str, ...], seed: int, workers: WorkerOptions, runs: RunOptions,
+    settings: tuple[str, ...], seed: int, validate: bool, workers: WorkerOptions, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Quantize a float model for an Ascend chip and simulate the result.
 
@@ -86,6 +87,11 @@ def compress(
     placing = {"skip": skip, "override": override, "method": method, "symmetric": symmetric}
     options = pass_options(settings, placing, tensor)
     profile = load_profile(target or DEFAULT_TARGET)
+    validation = None
+    if validate:
+        from amctc.validate import Validation
+
+        validation = Validation(out)
     runs.prepare()
     graph = load(model)
     samples = None if data.path is None else data.opened(graph, limit=calibration)
@@ -93,10 +99,13 @@ def compress(
         result = run(
             graph, samples, path=model, target=profile, out=out, preset=preset, options=options,
             preprocess=data.preprocess, seed=seed, executor=executor, provider=runs.provider, progress=progress,
+            validate=validation,
         )  # fmt: skip
     console = make_console(sys.stdout)
     print_compression(result, 0 if samples is None else len(samples), console)
     print_files(result, console)
+    if validation is not None:
+        console.print(str(validation))
 
 
 def pass_options(

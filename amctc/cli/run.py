@@ -28,7 +28,7 @@ from amctc.report.terminal import make_console
 
 if TYPE_CHECKING:
     from amctc.ir import Graph
-    from amctc.pipeline import Pass, PipelineResult
+    from amctc.pipeline import Pass, PipelineResult, Validator
     from amctc.rewrite import Rewrite
 
 MAX_PIPELINE = 1 << 16
@@ -41,6 +41,7 @@ MAX_PIPELINE = 1 << 16
         "amctc run fold-batch-norm model.onnx --explain fold_batch_norm",
         "amctc run 'observe,place-qdq{method=min-max}' model.onnx -d samples.npz -o qdq.onnx",
         "amctc run @my-pipeline.txt model.onnx --print",
+        "amctc run fold-batch-norm,my-pass model.onnx --validate",
     ),
 )
 @click.argument("pipeline")
@@ -52,17 +53,20 @@ MAX_PIPELINE = 1 << 16
 @click.option("--explain", metavar="REWRITE", help="Where a rewrite fires, and what is missing where it does not.")
 @click.option("--print", "printed", is_flag=True, help="Print the resulting graph, constants left out.")
 @click.option("--timing", is_flag=True, help="Add the seconds each pass took.")
+@click.option("--validate", is_flag=True, help="Compare results before and after each pass, rewrite by rewrite.")
+@click.option("--bisect", is_flag=True, help="Find the first rewrite application that changes the outputs too far.")
 @worker_options
 @run_options
 def run(
     pipeline: str, model: str, out: str | None, data: DataOptions, target: str | None, seed: int, explain: str | None,
-    printed: bool, timing: bool, workers: WorkerOptions, runs: RunOptions,
+    printed: bool, timing: bool, validate: bool, bisect: bool, workers: WorkerOptions, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Run a pipeline of passes on a model.
 
     PIPELINE is text such as 'fold-batch-norm,place-qdq{bits=8 symmetric}' or @FILE with such text, in which lines that
     start with # are remarks. MODEL is an ONNX file or a .txt file of graph text. --explain looks at the graph as it is
-    before the first pass that applies the rewrite.
+    before the first pass that applies the rewrite. --validate and --bisect end with status 1 at a pass that computes
+    something else than its contract allows, and write the smallest case of it, miscompile.*, beside the output.
     """
     from amctc.cli.rules import flattened, rule_named
     from amctc.pipeline import Context, Pipeline
@@ -70,10 +74,14 @@ def run(
 
     if out is not None:
         require_file(out)
+    if validate and bisect:
+        raise UsageError("--validate and --bisect are two ways to look", remedy="choose one of them")
     parsed = Pipeline.parse(pipeline_text(pipeline))
     context = Context(
         seed=seed, target=load_profile(target or DEFAULT_TARGET), trace=explain is not None, provider=runs.provider
     )
+    validator = _validator(validate, bisect, out)
+    context.validate = validator
     rule = None if explain is None else rule_named(explain, flattened(parsed.passes), context.target)
     runs.prepare()
     graph = read_graph(model)
@@ -85,12 +93,28 @@ def run(
         write(result.graph, out)
     console = make_console(sys.stderr if printed else sys.stdout)
     print_passes(result, timing, console)
+    if validator is not None:
+        console.print(str(validator))
     if rule is not None:
         print_explanations(*rule, graph, result, console)
     if printed:
         from amctc.text import print_graph
 
         click.echo(print_graph(result.graph, elide=True), nl=False)
+
+
+def _validator(validate: bool, bisect: bool, out: str | None) -> Validator | None:
+    """What looks at each pass, if anything does; reproducers go beside the output."""
+    folder = Path(out).absolute().parent if out else Path()
+    if validate:
+        from amctc.validate import Validation
+
+        return Validation(folder)
+    if bisect:
+        from amctc.bisection import Bisection
+
+        return Bisection(folder)
+    return None
 
 
 def pipeline_text(given: str) -> str:

@@ -22,6 +22,7 @@ from amctc.testing.arrays import Recipe
 from amctc.testing.checks import Report, check_rewrite
 from amctc.testing.instances import PERTURBATIONS, Instance, instances
 from amctc.testing.op_checks import check_op
+from amctc.testing.pass_checks import PassReport, check_pass, check_pipeline
 from amctc.testing.samplers import (
     Sample,
     Sampler,
@@ -38,8 +39,8 @@ from amctc.testing.strategies import arrays, graphs, op_graphs, ops, types
 from amctc.testing.violations import Violation
 
 __all__ = [
-    "PERTURBATIONS", "HypothesisSource", "Instance", "Recipe", "Report", "Sample", "Sampler", "SeededSource",
-    "Slot", "Source", "Unfit", "Violation", "Wanted", "arrays", "check_op", "check_rewrite", "draw_sample",
-    "draw_type", "graphs", "has_sampler", "instances", "op_graphs", "ops", "registered_samplers",
-    "sampler", "types",
+    "PERTURBATIONS", "HypothesisSource", "Instance", "PassReport", "Recipe", "Report", "Sample", "Sampler",
+    "SeededSource", "Slot", "Source", "Unfit", "Violation", "Wanted", "arrays", "check_op", "check_pass",
+    "check_pipeline", "check_rewrite", "draw_sample", "draw_type", "graphs", "has_sampler", "instances", "op_graphs",
+    "ops", "registered_samplers", "sampler", "types",
 ]  # fmt: skip

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from amctc.errors import UnsupportedError
 from amctc.ir import GraphInput
 from amctc.testing.source import Source
-from amctc.types import F16, Array, Elem, QuantizedType, Shape, TensorType
+from amctc.types import F16, Array, Elem, OpaqueType, QuantizedType, Shape, TensorType
 
 SPECIALS = ("integers", "", "", "", "", "", "zeros", "negative", "tiny", "large", "channel")
 """Forms of contents: small integers, plain normal numbers, all zero, all negative, times 2^-24, times 2^16, and one
@@ -32,6 +33,8 @@ class Recipe:
 
     def array(self, shape: tuple[int, ...], elem: Elem, *, nonnegative: bool = False) -> Array:
         """The array of this shape in the NumPy type of ``elem``; quantized types get stored integers in range."""
+        if isinstance(elem, OpaqueType):
+            raise UnsupportedError(f"no contents can be drawn for {elem}", remedy="give samples")
         rng = np.random.default_rng(self.seed)
         if isinstance(elem, QuantizedType) or elem.is_integer:
             low, high = (elem.low, elem.high) if isinstance(elem, QuantizedType) else elem.integer_range

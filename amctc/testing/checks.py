@@ -14,7 +14,7 @@ from amctc.ir import Graph
 from amctc.kernels.tables import ORACLE
 from amctc.magnitude import MAGNITUDE
 from amctc.rewrite import Rewrite, RewriteLog
-from amctc.testing import properties
+from amctc.testing import comparisons, properties
 from amctc.testing.blueprints import Samplers
 from amctc.testing.instances import Instance, instances
 from amctc.testing.violations import Violation, explore
@@ -92,7 +92,7 @@ def check_rewrite(
     """
     examples = default_examples() if examples is None else examples
     report = Report(rule.name, rule.effect)
-    tables = properties.Tables(kernels, magnitude)
+    tables = comparisons.Tables(kernels, magnitude)
     strategy = instances(rule.pattern, elems=elems, samplers=samplers)
     replay = f"check_rewrite({rule.name}, seed={seed}, examples={examples})"
 
@@ -114,7 +114,7 @@ def check_rewrite(
 
 
 def examine(
-    rule: Rewrite, instance: Instance, tables: properties.Tables, report: Report, *, may_duplicate: bool = False
+    rule: Rewrite, instance: Instance, tables: comparisons.Tables, report: Report, *, may_duplicate: bool = False
 ) -> None:
     """All properties of one rule on one graph, the cheap and telling ones first."""
     graph, log = instance.graph, RewriteLog()
@@ -135,15 +135,15 @@ def examine(
     properties.check_round_trip(graph, result)
 
 
-def _compare(graph: Graph, result: Graph, log: RewriteLog, tables: properties.Tables, report: Report) -> None:
+def _compare(graph: Graph, result: Graph, log: RewriteLog, tables: comparisons.Tables, report: Report) -> None:
     """The properties about results, at every application and at the outputs."""
-    properties.check_kernels(graph, result, log.applications[0].rule.effect, tables)
+    comparisons.check_kernels(graph, result, log.applications[0].rule.effect, tables)
     try:
         for application in log.applications:
-            note = properties.check_application(graph, application, tables)
+            note = comparisons.check_application(graph, application, tables)
             report.notes.update([note] if note else [])
             report.compared += note is None
-        properties.check_outputs(graph, result, [a.rule.effect for a in log.applications], tables)
+        comparisons.check_outputs(graph, result, [a.rule.effect for a in log.applications], tables)
     except Violation:
         raise
     except UnsupportedError as error:

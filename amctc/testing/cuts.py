@@ -6,7 +6,7 @@ over a deep graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,15 +34,23 @@ class Cut:
     after: Graph
     leaves: tuple[Value, ...]
 
-    def feeds(self, graph: Graph, table: KernelTable, recipes: tuple[Recipe, ...]) -> Iterator[dict[str, Array]]:
-        """Inputs of the cut: the values ``graph`` computes at the leaves, then each recipe in their shapes."""
-        actual = Plan(_of(graph.inputs, self.leaves), table).run_values(feed(graph.inputs, Recipe(11)))
+    def feeds(self, actual: Mapping[Value, Array], recipes: tuple[Recipe, ...]) -> Iterator[dict[str, Array]]:
+        """Inputs of the cut: the ``actual`` values at the leaves, then each recipe in their shapes."""
         arrays = dict(zip(self.before.inputs, (actual[v] for v in self.leaves), strict=True))
         yield {value.name: array for value, array in arrays.items()}
         for recipe in recipes:
             drawn = (numbered(recipe, i).array(a.shape, v.type.elem) for i, (v, a) in enumerate(arrays.items()))
             leaves = zip(self.before.inputs, self.leaves, drawn, strict=True)
             yield {value.name: _possible(leaf, array) for value, leaf, array in leaves}
+
+
+def leaf_arrays(
+    graph: Graph, leaves: tuple[Value, ...], table: KernelTable, feeds: Mapping[str, Array] | None = None
+) -> dict[Value, Array]:
+    """What the inputs of ``graph`` give at ``leaves``, in one run; drawn inputs unless ``feeds`` are given."""
+    given = feed(graph.inputs, Recipe(11)) if feeds is None else feeds
+    with np.errstate(all="ignore"):
+        return Plan(_of(graph.inputs, leaves), table).run_values(given)
 
 
 def _possible(leaf: Value, array: Array) -> Array:

@@ -58,12 +58,13 @@ def _single_ops(draw: DrawFn, kind: type[OpKind], elem: ScalarType) -> tuple[Op,
 def graphs(draw: DrawFn, *, max_ops: int = 8, kinds: Sequence[type[OpKind]] = CONTEXT) -> Graph:
     """Random float graphs: several inputs and outputs, values read more than once, shared constants, no dead ends.
 
-    Every op reads a value that exists already where one fits; a value that nothing reads becomes an output, and so do
-    some that are read.
+    Every op reads a value that exists already where one fits, now and then a constant alone; a value that nothing reads
+    becomes an output, and so do some that are read. Some inputs have a default.
     """
     source = HypothesisSource(draw)
     bench = Workbench(source)
-    made: list[Value] = [bench.input(draw_type(source, F32, 2, 4))]
+    first = draw_type(source, F32, 2, 4)
+    made: list[Value] = [bench.input(first, bench.constant(first) if first.is_static and source.flip(0.05) else None)]
     for _ in range(source.integer(1, max_ops)):
         made.append(_another(source, bench, made, kinds))
         made += [i for i in bench.inputs if i not in made]
@@ -75,6 +76,8 @@ def graphs(draw: DrawFn, *, max_ops: int = 8, kinds: Sequence[type[OpKind]] = CO
 def _another(source: Source, bench: Workbench, made: list[Value], kinds: Sequence[type[OpKind]]) -> Value:
     """An op on one of the newest values, its other operands existing values of the right type where there are any."""
     base = made[-1] if source.flip(0.6) else source.choice(made[::-1])
+    if base.type.is_static and source.flip(0.05):
+        base = bench.constant(base.type)
     kind = source.choice(kinds)
     try:
         sample, _ = draw_sample(source, kind, Wanted(free_operands(source, kind, base.type)))

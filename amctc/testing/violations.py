@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis.strategies import SearchStrategy
 
 from amctc.ir import Graph
+from amctc.rewrite import Application
 from amctc.text import print_graph
+from amctc.types import Array
 
 T = TypeVar("T")
 
@@ -22,11 +24,26 @@ SHOWN_IN_FULL = 3000
 are always shown by value, and what is shown without elision parses again."""
 
 
-class Violation(AssertionError):
-    """A property fails on a graph. ``property`` is its name; the message says all that is needed to repeat it."""
+class Evidence(NamedTuple):
+    """Two graphs of the same interface that compute different results from ``feeds``."""
 
-    def __init__(self, property_: str, finding: str, graph: Graph | None = None, where: str = "") -> None:
-        self.property = property_
+    before: Graph
+    after: Graph
+    feeds: Mapping[str, Array]
+
+
+class Violation(AssertionError):
+    """A property fails on a graph. ``property`` is its name; the message says all that is needed to repeat it.
+
+    ``evidence`` comes with properties about results, ``application`` with those about one application of a rewrite.
+    """
+
+    def __init__(
+        self, property_: str, finding: str, graph: Graph | None = None, where: str = "",
+        *, evidence: Evidence | None = None,
+    ) -> None:  # fmt: skip
+        self.property, self.finding, self.evidence = property_, finding, evidence
+        self.application: Application | None = None
         text = ""
         if graph is not None:
             full, text = print_graph(graph), print_graph(graph, elide=True)
@@ -37,6 +54,12 @@ class Violation(AssertionError):
             self.size = (0, 0)
         lines = [f"property {property_!r} fails{f' for {where}' if where else ''}: {finding}", text.rstrip()]
         super().__init__("\n".join(line for line in lines if line))
+
+    def at(self, application: Application) -> Violation:
+        """The same violation with the rewrite application at which it was found."""
+        self.application = application
+        self.args = (f"{application}: {self.args[0]}",)
+        return self
 
     def replayed(self, line: str) -> Violation:
         """The same violation with a line that repeats the search."""

@@ -139,7 +139,9 @@ CASES: dict[str, tuple[onnx.ModelProto, dict[str, Any], type]] = {
 def test_all_layers_run_in_integers(name: str, tmp_path: Path) -> None:
     made, options, kind = CASES[name]
     onnx.save(made, tmp_path / "float.onnx")
-    result = amctc.compress(tmp_path / "float.onnx", drawn(made, 4), out=tmp_path / "out", options=options)
+    result = amctc.compress(
+        tmp_path / "float.onnx", drawn(made, 4), out=tmp_path / "out", options=options, preset="fast"
+    )
     assert {layer.name: layer.action for layer in result.report.layers if layer.action != "int8"} == {}
     assert any(isinstance(op.kind, kind) for op in result.integer_graph.ops)
     real, chip = Session(tmp_path / "float.onnx"), Session(tmp_path / "out" / "model_deploy.onnx")
@@ -153,7 +155,7 @@ def test_all_layers_run_in_integers(name: str, tmp_path: Path) -> None:
 def test_averages_in_either_form_agree_with_the_float_model(tmp_path: Path) -> None:
     made = averaged()
     onnx.save(made, tmp_path / "float.onnx")
-    result = amctc.compress(tmp_path / "float.onnx", drawn(made, 4))
+    result = amctc.compress(tmp_path / "float.onnx", drawn(made, 4), preset="fast")
     variants = evaluate_variants(result.deploy_graph, drawn(made, 2), Session(tmp_path / "float.onnx"))
     (other,) = (v for v in variants if v.choice == "average_pool_int8")
     assert (other.value, other.default, other.simulated) == ("f16", "requant", True)
