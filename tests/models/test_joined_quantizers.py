@@ -56,9 +56,9 @@ def test_residual_additions_on_integers() -> None:
     """Every convolution leaves as int8, where without quantized additions half of them leave as float16."""
     reference = amctc.Session(RESIDUAL)
     samples = amctc.open_samples_for(reference, DATA / "data/cifar10_test_jpeg.npz", preprocess="imagenet")
-    plain = amctc.compress(RESIDUAL, samples.limited(0, 64), compare_samples=1)
+    plain = amctc.compress(RESIDUAL, samples.limited(0, 64), compare_samples=1, preset="fast")
     options = {"observe": {"tensor": ("*",)}, "place-qdq": {"tensor": ("*",)}}
-    joined = amctc.compress(RESIDUAL, samples.limited(0, 64), compare_samples=1, options=options)
+    joined = amctc.compress(RESIDUAL, samples.limited(0, 64), compare_samples=1, options=options, preset="fast")
     assert (kinds(plain)[ascend.Requant], kinds(joined)[ascend.Requant]) == (9, 19)
     scores = amctc.evaluate(amctc.Session(joined.deploy_graph), samples.limited(100, 300), reference)
     assert scores.agreement is not None

@@ -31,6 +31,10 @@ def sqnr(reference: np.ndarray, actual: np.ndarray) -> float:
     return 10 * np.log10(float(np.sum(reference.astype(np.float64) ** 2)) / noise) if noise else np.inf
 
 
+IN_INTEGERS = {"roll-back": {"budget": 0.0}}
+"""Random weights make some layers sensitive; none is to leave for that."""
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_odd_model(name: str, tmp_path: Path) -> None:
     odd = MODELS[name]()
@@ -44,7 +48,9 @@ def test_odd_model(name: str, tmp_path: Path) -> None:
         assert list(after) == list(before)
         assert all(np.array_equal(before[n], after[n]) for n in before)
 
-    result = amctc.compress(source, odd.samples, out=tmp_path / "out")
+    brings_quantizers = any(node.op_type == "QuantizeLinear" for node in odd.model.graph.node)
+    options = None if brings_quantizers else IN_INTEGERS
+    result = amctc.compress(source, odd.samples, out=tmp_path / "out", options=options)
     report = result.report
     assert sum(layer.action == "int8" for layer in report.layers) == odd.int8
     for layer in report.layers:  # what stays in float says why, also in the file

@@ -85,7 +85,7 @@ def _requested(graph: Graph, patterns: Sequence[str]) -> dict[Op, tuple[int, ...
         hits = matching(names, [name if one else pattern], "tensor", noun="addition or max pool")
         points = [(op, i) for op, n in zip(ops, names, strict=True) if n in hits for i in _inputs(op)]
         chosen = [(op, i) for op, i in points if not one or i == int(index)]
-        if not chosen:
+        if one and not chosen:
             raise UsageError(f"tensor {pattern!r} names no computed input", remedy="inputs are counted from 0")
         for op, i in chosen:
             found.setdefault(op, set()).add(i)
