@@ -53,7 +53,13 @@ FILE_NOTES = {
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
 @click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
               help="Calibrate on the first N samples.")  # fmt: skip
-@click.option("--preset", default="default", show_default=True, metavar="NAME", help="A preset, or a .toml file.")
+@click.option(
+    "--preset",
+    default="default",
+    show_default=True,
+    metavar="NAME",
+    help="default, fast, weight-only, another one installed, or a .toml file.",
+)
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
 @click.option("--tensor", multiple=True, metavar="OP",
               help="Quantize the inputs of an addition or a max pool; wildcards, may be repeated.")  # fmt: skip
