@@ -64,6 +64,12 @@ class Context:
     executor: Executor = field(default_factory=SerialExecutor)
     provider: str = "cpu"
 
+    def calibration(self, source: str) -> Iterable[Batch]:
+        """The samples, for pass ``source`` that cannot do without; :class:`UsageError` where there are none."""
+        if self.samples is None:
+            raise UsageError("calibration needs samples", where=f"pass {source}", remedy="pass samples (--data)")
+        return self.samples
+
     def note(self, source: str, layer: str, text: str) -> None:
         """Record a remark about a layer."""
         self.notes.append(Note(source, layer, text))

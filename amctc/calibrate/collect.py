@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from amctc.calibrate.axes import batch_length
-from amctc.errors import AmctcError, InputError, UsageError
+from amctc.calibrate.inputs import no_samples
+from amctc.errors import AmctcError, InputError
 from amctc.executors import SerialExecutor, in_order
 from amctc.ir import Graph, GraphInput, Value
 from amctc.numerics.histogram import Histogram
@@ -53,7 +54,7 @@ def collect_histograms(
             seen += count
             progress("calibrating", seen, max(total, seen))
     if not seen:
-        raise UsageError("there are no calibration samples", remedy="give at least one batch of samples")
+        raise no_samples()
     return histograms
 
 

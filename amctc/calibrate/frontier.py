@@ -14,12 +14,11 @@ from typing import IO
 
 import numpy as np
 
-from amctc.errors import InputError, LimitError, UsageError
+from amctc.calibrate.inputs import no_samples
+from amctc.errors import InputError, LimitError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, with_operands
 from amctc.onnx_bridge.runtime import FloatSession
 from amctc.types import Array
-
-NO_SAMPLES = UsageError("there are no calibration samples", remedy="give at least one batch of samples")
 
 
 class Frontier:
@@ -69,7 +68,7 @@ class Frontier:
             given = {i.name: fed_array(i, feeds) for i in fed}
             yield session.run({**given, **{name: next(reader) for name, reader in readers.items()}})["value"]
         if empty:
-            raise NO_SAMPLES
+            raise no_samples()
 
     def _piece(self, value: Value) -> tuple[Graph, dict[Value, GraphInput]]:
         """The graph that computes ``value`` from kept values and graph inputs."""
@@ -117,7 +116,7 @@ def watched(
         arrays = session.run_values(fed) if session is not None else {}
         yield {v: fed_array(v, feeds) if isinstance(v, GraphInput) else arrays[v] for v in values}
     if empty:
-        raise NO_SAMPLES
+        raise no_samples()
 
 
 def fed_array(value: GraphInput, feeds: Mapping[str, Array]) -> Array:

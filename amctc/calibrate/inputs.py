@@ -175,3 +175,8 @@ def cast(spec: InputSpec, array: NDArray[Any], first: int) -> NDArray[Any]:
 def _misfit(spec: InputSpec, bad: NDArray[np.bool_], first: int, what: str) -> InputError:
     sample = first + int(bad.reshape(len(bad), -1).any(axis=1).argmax())
     return InputError(f"input {spec.name!r} has {what} in sample {sample}", remedy="correct or leave out that sample")
+
+
+def no_samples() -> UsageError:
+    """What a pass over samples ends with that met none; a new error each time, because callers add where it was."""
+    return UsageError("there are no calibration samples", remedy="give at least one batch of samples")

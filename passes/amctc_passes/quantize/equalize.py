@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from amctc.calibrate.frontier import watched
 from amctc.contract import Changes, Contract
-from amctc.errors import AmctcError, UsageError
+from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value
 from amctc.numerics.equalization import ChannelWidths, equalizing_factors
 from amctc.ops import nn
-from amctc.pipeline import Context, Pass, register
+from amctc.pipeline import Batch, Context, Pass, register
 from amctc.substitute import convert
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
 from amctc_passes.quantize.channels import ChannelClasses, channel_classes, contracted
@@ -54,10 +54,9 @@ class Equalize(Pass):
         free = [c for c in np.unique(found.classes()).tolist() if c not in pinned]
         if not points or not free:
             return graph
-        if context.samples is None:
-            raise UsageError("calibration needs samples", where="pass equalize", remedy="pass samples (--data)")
+        samples = context.calibration(self.name)
         values = list(dict.fromkeys([*(_data(op) for op in points), *(c.value for c in found.ceilings)]))
-        factors = self._factors(found, points, _ranges(graph, found, values, context))
+        factors = self._factors(found, points, _ranges(graph, found, values, samples, context.provider))
 
         def rescaled(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
             written = _of(found, factors, op.results[0])
@@ -89,11 +88,12 @@ class Equalize(Pass):
         return equalizing_factors(room, self.strength, seen)[classes]
 
 
-def _ranges(graph: Graph, found: ChannelClasses, values: list[Value], context: Context) -> dict[Value, ChannelWidths]:
+def _ranges(
+    graph: Graph, found: ChannelClasses, values: list[Value], samples: Iterable[Batch], provider: str
+) -> dict[Value, ChannelWidths]:
     """What the channels of ``values`` were over the samples."""
-    assert context.samples is not None
     ranges: dict[Value, ChannelWidths] = {}
-    for arrays in watched(graph, values, context.samples, context.provider):
+    for arrays in watched(graph, values, samples, provider):
         for value, array in arrays.items():
             try:
                 seen = ChannelWidths.of(array, found.of[value].axis)

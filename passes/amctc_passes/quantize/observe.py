@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from amctc.calibrate.collect import collect_histograms
 from amctc.contract import Contract, Exact
-from amctc.errors import InputError, UsageError
+from amctc.errors import InputError
 from amctc.ir import Graph, Value, apply
 from amctc.numerics.histogram import Histogram
 from amctc.numerics.moving_average import MovingAverageRange
@@ -61,8 +61,7 @@ class Observe(Pass):
         values = list(dict.fromkeys(p.value for op in ops if op.obstacle is None for p in op.points))
         if not values:
             return graph
-        if context.samples is None:
-            raise UsageError("calibration needs samples", where="pass observe", remedy="pass samples (--data)")
+        samples = context.calibration(self.name)
         averages = [self._average() for _ in values]
 
         def average(batch: Sequence[Histogram]) -> None:
@@ -70,7 +69,7 @@ class Observe(Pass):
                 averages[:] = [a.moved(h) for a, h in zip(averages, batch, strict=True)]
 
         found = collect_histograms(
-            graph, values, context.samples, bins=self.bins, progress=context.progress, executor=context.executor,
+            graph, values, samples, bins=self.bins, progress=context.progress, executor=context.executor,
             provider=context.provider, each=average,
         )  # fmt: skip
         wrapped: dict[Value, Value] = {}

@@ -10,14 +10,15 @@ import numpy as np
 from amctc.contract import Changes, Contract
 from amctc.data import Data, deferred
 from amctc.errors import AmctcError
-from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name, with_operands
+from amctc.ir import Graph, Op, Value, constant_data, layer_name, with_operands
 from amctc.numerics.weight_only import quantize_weight_only, weight_only_parameters
-from amctc.ops import nn, quant
+from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I4, I8, QuantizedType
 from amctc_passes.facts import BIASES_QUANTIZED, NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
-from amctc_passes.quantize.layers import int4_obstacle, matching, names, quantized_name
+from amctc_passes.quantize.layers import int4_obstacle, matching, names
+from amctc_passes.quantize.weight_types import dequantized_weight
 
 
 @register
@@ -97,8 +98,7 @@ class QuantizeWeightsOnly(Pass):
             "quantize weight", lambda w: quantize_weight_only(w, scales, zeros, axis=along, block=block, bits=bits),
             data, shape=data.shape, dtype=np.int8,
         )  # fmt: skip
-        stored = const(integers, elem, name=quantized_name(weight, op, "weight"))
-        return apply(quant.Dequantize(), stored, name=f"{stored.name}.dequant")
+        return dequantized_weight(op, weight, integers, elem)
 
 
 def _obstacle(op: Op, context: Context) -> str | None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from amctc.ir import Graph, Value, with_operands
 from amctc.ops import quant
+from amctc_passes.facts import is_quantized, stored_under
 
 
 def before_quantizer(value: Value | None) -> Value:
     """x for dequantize(quantize(x)); a dequantized graph input or other integer stands for itself."""
     assert value is not None
-    op = value.producer
-    if op is None or not isinstance(op.kind, quant.Dequantize):
+    quantizer = stored_under(value).producer if is_quantized(value) else None
+    if quantizer is None or not isinstance(quantizer.kind, quant.Quantize):
         return value
-    stored = op.operands[0]
-    assert stored is not None
-    if stored.producer is None or not isinstance(stored.producer.kind, quant.Quantize):
-        return value
-    source = stored.producer.operands[0]
+    source = quantizer.operands[0]
     assert source is not None
     return source
 

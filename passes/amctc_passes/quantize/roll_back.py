@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from amctc.calibrate.axes import batch_length
-from amctc.calibrate.frontier import NO_SAMPLES, fed_array
+from amctc.calibrate.frontier import fed_array
+from amctc.calibrate.inputs import no_samples
 from amctc.contract import Changes, Contract
 from amctc.cycles import layer_macs
-from amctc.errors import UsageError
 from amctc.ir import Graph, GraphInput, Op, Value, apply, layer_name, with_operands
 from amctc.onnx_bridge.runtime import FloatSession
 from amctc.ops import nn
@@ -64,8 +64,6 @@ class RollBack(Pass):
         quantized = [op for op in graph.ops if _quantized_operands(op)]
         if len(quantized) < 2:
             return graph
-        if context.samples is None:
-            raise UsageError("calibration needs samples", where="pass roll-back", remedy="pass samples (--data)")
         macs = {op: layer_macs(op) or 0 for op in layers(graph)}
         affordable = int(_MOST_MACS // max(1, len(quantized) * sum(macs.values())))
         probe = OutputNoise(graph, quantized, context, min(self.samples, max(_FEWEST_SAMPLES, affordable)))
@@ -113,15 +111,14 @@ class OutputNoise:
     """
 
     def __init__(self, graph: Graph, ops: Sequence[Op], context: Context, samples: int) -> None:
+        batches = _first(context.calibration(RollBack.name), samples)
         gated, self._gates = _gated(graph, ops)
         self._session = FloatSession(gated, optimise=False, provider=context.provider)
         self._outputs = [n for n, o in zip(gated.output_names, gated.outputs, strict=True) if o.type.is_float]
         closed: dict[str, Array] = {g.name: np.zeros((), np.float32) for g in self._gates.values()}
-        self._batches = [
-            {i.name: fed_array(i, feeds) for i in graph.inputs} | closed for feeds in _first(context.samples, samples)
-        ]
+        self._batches = [{i.name: fed_array(i, feeds) for i in graph.inputs} | closed for feeds in batches]
         if not self._batches:
-            raise NO_SAMPLES
+            raise no_samples()
         self._clean = [self._session.run(feeds) for feeds in self._batches]
         self._signal = np.sum([[_energy(clean[n]) for n in self._outputs] for clean in self._clean], axis=0)
 
@@ -136,10 +133,10 @@ class OutputNoise:
         return float(shares.mean()) if self._outputs else 0.0
 
 
-def _first(batches: Iterable[Mapping[str, Array]] | None, samples: int) -> Iterator[Mapping[str, Array]]:
+def _first(batches: Iterable[Mapping[str, Array]], samples: int) -> Iterator[Mapping[str, Array]]:
     """Whole batches that hold at least ``samples`` samples, or all there are."""
     seen = 0
-    for feeds in batches or ():
+    for feeds in batches:
         yield feeds
         seen += batch_length(feeds)
         if seen >= samples:

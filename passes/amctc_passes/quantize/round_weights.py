@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from amctc.calibrate.contraction import Contraction
 from amctc.calibrate.frontier import Frontier, watched
 from amctc.contract import Changes, Contract
-from amctc.errors import AmctcError, UsageError
+from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.numerics.gram import Covariance, Mean
 from amctc.numerics.second_order import DAMPING, round_second_order
 from amctc.numerics.threads import single_threaded_blas
 from amctc.ops import nn
-from amctc.pipeline import Context, Pass, register
+from amctc.pipeline import Batch, Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
@@ -71,8 +71,6 @@ class RoundWeights(Pass):
         chosen = [o for o in layers(graph) if is_quantized(o.operands[0]) and constant_data(o.operands[1]) is not None]
         if not chosen:
             return graph
-        if context.samples is None:
-            raise UsageError("calibration needs samples", where="pass round-weights", remedy="pass samples (--data)")
         return _Rounding(self, graph, chosen, context).run()
 
 
@@ -83,11 +81,11 @@ class _Rounding:
         self._options, self._graph, self._context = options, graph, context
         self._index = {op: i for i, op in enumerate(chosen)}
         self._scheme = options.scheme()
-        assert context.samples is not None
-        self._frontier = Frontier(context.samples, context.provider)
+        samples = context.calibration(options.name)
+        self._frontier = Frontier(samples, context.provider)
         self._released = _last_readers(chosen)
         self._built: dict[Value, Value] = {}
-        self._means = _float_means(graph, chosen, context) if options.correct_bias else {}
+        self._means = _float_means(graph, chosen, samples, context.provider) if options.correct_bias else {}
 
     def run(self) -> Graph:
         with single_threaded_blas():  # threads cost more than they give on small matrices, and reorder sums
@@ -186,13 +184,12 @@ def _corrected(op: Op, bias: Value | None, shift: Float64Array, dtype: np.dtype[
     return const((old + shift).astype(dtype), name=name)
 
 
-def _float_means(graph: Graph, chosen: list[Op], context: Context) -> Mapping[Op, Float64Array]:
+def _float_means(graph: Graph, chosen: list[Op], samples: Iterable[Batch], provider: str) -> Mapping[Op, Float64Array]:
     """The mean columns [G, K] that each layer reads in the float network."""
-    assert context.samples is not None
     reference, twins = without_quantizers(graph)
     read = {op: twins[before_quantizer(op.operands[0])] for op in chosen}
     means = {op: Mean() for op in chosen}
-    for arrays in watched(reference, list(dict.fromkeys(read.values())), context.samples, context.provider):
+    for arrays in watched(reference, list(dict.fromkeys(read.values())), samples, provider):
         for op in chosen:
             means[op].add(*contraction_of(op).mean_column(arrays[read[op]]))
     return {op: mean.value for op, mean in means.items()}

@@ -114,3 +114,14 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     _, values = network()
     with pytest.raises(LimitError, match=r"No space left.*TMPDIR"):
         Frontier(Counted()).store(values[1])
+
+
+def test_every_lack_of_samples_is_an_error_of_its_own() -> None:
+    """Callers add to an error where it was; the next one must not say so too."""
+    _, values = network()
+    found = []
+    for where in ("first", "second"):
+        with pytest.raises(UsageError) as caught:
+            Frontier([]).store(values[1])
+        found.append(caught.value.located(where))
+    assert [error.where for error in found] == ["first", "second"]
