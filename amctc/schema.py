@@ -63,8 +63,8 @@ class OpKind:
 
     def inferred(self, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
         """What :meth:`infer` says, remembered for plain types: graphs repeat themselves. The types are shared then."""
-        plain = operands and all(t is None or type(t.elem) is ScalarType for t in operands)
-        return _inferred(self, operands) if plain else self.infer(*operands)
+        known = _inferred(self, operands) if operands and _plain(operands) else None
+        return self.infer(*operands) if known is None else known
 
     def rebound(self, operands: tuple[TensorType | None, ...], results: tuple[TensorType, ...]) -> OpKind:
         """The kind to build with, once its types are known; only carried ops remember types."""
@@ -93,10 +93,18 @@ class OpKind:
             require(False, f"{self.op_name}.C{number}", message)
 
 
+def _plain(types: tuple[TensorType | None, ...]) -> bool:
+    return all(t is None or type(t.elem) is ScalarType for t in types)
+
+
 @functools.lru_cache(4096)
-def _inferred(kind: OpKind, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
-    """Inference is a function of the attributes and the operands' types; an error is raised anew each time."""
-    return kind.infer(*operands)
+def _inferred(kind: OpKind, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...] | None:
+    """Inference is a function of the attributes and the operands' types; an error is raised anew each time.
+
+    ``None`` where a result is not plain: a quantizer's result has its very element type, not an equal one of another.
+    """
+    types = kind.infer(*operands)
+    return types if _plain(types) else None
 
 
 def format_operands(specs: tuple[OperandSpec, ...]) -> str:

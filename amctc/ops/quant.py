@@ -72,10 +72,6 @@ class Quantize(OpKind):
         self.require(self.to.block == 0, 2, f"data quantized in blocks of {self.to.block}")
         return (TensorType(x.shape, self.to),)
 
-    def inferred(self, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
-        """Inferred each time: the result's element type is the very ``to``, not an equal one of another op."""
-        return self.infer(*operands)
-
 
 @register("quant.dequantize", "q", Trait.ELEMENTWISE)
 @dataclass(frozen=True)
