@@ -6,7 +6,8 @@ constants only (packing weights, folding biases) is done once, when the plan is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,11 +27,34 @@ KernelFactory: TypeAlias = Callable[[Op, Sequence[Array | None]], Kernel]
 KernelTable: TypeAlias = Mapping[type[OpKind], KernelFactory]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Step:
+    """One call of a kernel: it gets the arrays of ``operands`` and gives those of ``results``.
+
+    Most compute one op. A step of several computes them together; what lies between them is not kept.
+    """
+
+    ops: tuple[Op, ...]
+    operands: tuple[Value | None, ...]
+    results: tuple[Value, ...]
+    kernel: Kernel
+
+    @property
+    def layer(self) -> str:
+        """The layer it computes, or the last of several."""
+        return layer_name(self.ops[-1])
+
+
+Grouping: TypeAlias = Callable[[Sequence[Op], Mapping[Value, Array], Collection[Value]], Iterable[Op | Step]]
+"""Decides which ops are computed together: gets the ops in order, the arrays of the constants among them and the values
+that must be kept, and gives steps, and ops to be bound alone, in an order that can be run."""
+
+
 class Plan:
     """A graph bound to kernels, ready to run any number of times.
 
     ``keep`` names further values whose arrays :meth:`run_values` returns. ``float_type`` computes every float32
-    constant and operand in another precision (the float64 oracle).
+    constant and operand in another precision (the float64 oracle). ``grouping`` computes some ops together.
     """
 
     def __init__(
@@ -40,28 +64,43 @@ class Plan:
         *,
         keep: Sequence[Value] = (),
         float_type: type[np.floating[Any]] | None = None,
+        grouping: Grouping | None = None,
     ) -> None:
         self.graph, self._float_type = graph, float_type
         roots = (*graph.outputs, *keep)
-        self._ops = graph.ops if not keep else graph.with_outputs(roots, tuple(map(str, range(len(roots))))).ops
+        ops = graph.ops if not keep else graph.with_outputs(roots, tuple(map(str, range(len(roots))))).ops
         self._constants: dict[Value, Array] = {
-            op.result: self._precise(op.kind.data.read()) for op in self._ops if isinstance(op.kind, Constant)
+            op.result: self._precise(op.kind.data.read()) for op in ops if isinstance(op.kind, Constant)
         }
-        self._steps = [(op, self._bind(op, table)) for op in self._ops if not isinstance(op.kind, Constant)]
         self._keep = frozenset(roots)
-        self._last_use = {o: i for i, (op, _) in enumerate(self._steps) for o in op.operands if o is not None}
+        computed: Iterable[Op | Step] = [op for op in ops if not isinstance(op.kind, Constant)]
+        if grouping is not None:
+            computed = grouping([op for op in computed if isinstance(op, Op)], self._constants, self._keep)
+        self.steps = tuple(step if isinstance(step, Step) else self._bound(step, table) for step in computed)
+        self._last_use = {o: i for i, step in enumerate(self.steps) for o in step.operands if o is not None}
+
+    @property
+    def kept(self) -> frozenset[Value]:
+        """The values that are held to the end of a run: outputs, and those asked to be kept."""
+        return self._keep
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the constants that the plan holds."""
+        return sum(array.nbytes for array in self._constants.values())
 
     def _precise(self, array: Array) -> Array:
         return array.astype(self._float_type) if self._float_type and array.dtype == np.float32 else array
 
-    def _bind(self, op: Op, table: KernelTable) -> Kernel:
+    def _bound(self, op: Op, table: KernelTable) -> Step:
         factory = table.get(type(op.kind))
         if factory is None:
             raise UnsupportedError(f"no kernel for {op.kind.op_name}", where=layer_name(op))
         try:
-            return factory(op, [None if o is None else self._constants.get(o) for o in op.operands])
+            kernel = factory(op, [None if o is None else self._constants.get(o) for o in op.operands])
         except AmctcError as error:
             raise error.located(layer_name(op)) from None
+        return Step((op,), op.operands, op.results, kernel)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by interface name for one batch of inputs by name."""
@@ -73,17 +112,17 @@ class Plan:
         given = fed(self.graph, feeds, self._float_type)
         arrays: dict[Value, Array] = {**self._constants, **{v: self._precise(a) for v, a in given.items()}}
         with single_threaded_blas():
-            for index, (op, kernel) in enumerate(self._steps):
-                self._step(index, op, kernel, arrays)
+            for index, step in enumerate(self.steps):
+                self._run_step(index, step, arrays)
         return {value: arrays[value] for value in self._keep}
 
-    def _step(self, index: int, op: Op, kernel: Kernel, arrays: dict[Value, Array]) -> None:
+    def _run_step(self, index: int, step: Step, arrays: dict[Value, Array]) -> None:
         try:
-            results = kernel(*(None if o is None else arrays[o] for o in op.operands))
+            results = step.kernel(*(None if o is None else arrays[o] for o in step.operands))
         except AmctcError as error:
-            raise error.located(layer_name(op)) from None
-        arrays.update(zip(op.results, results if isinstance(results, tuple) else (results,), strict=True))
-        for value in (*op.operands, *op.results):
+            raise error.located(step.layer) from None
+        arrays.update(zip(step.results, results if isinstance(results, tuple) else (results,), strict=True))
+        for value in (*step.operands, *step.results):
             if value is not None and self._last_use.get(value, -1) <= index and value not in self._keep:
                 arrays.pop(value, None)
 

@@ -7,12 +7,12 @@ from os import PathLike
 
 from amctc.calibrate.samples import InputSpec
 from amctc.errors import UsageError
+from amctc.execution import DEFAULT_EXECUTOR, plan_for, require_executor
 from amctc.frontends.onnx_file import load
 from amctc.interp import Plan, fed
 from amctc.ir import Graph
-from amctc.kernels.ascend_table import ascend_table
 from amctc.onnx_bridge.deploy_form import TARGET_KEY as TARGET_KEY
-from amctc.onnx_bridge.runtime import CARRIED, FloatSession
+from amctc.onnx_bridge.runtime import FloatSession
 from amctc.ops import ascend, quant
 from amctc.pipeline import Context, Pipeline
 from amctc.targets import Profile, load_profile
@@ -35,14 +35,17 @@ class Session:
 
     ``model`` is a path or a graph. A deploy model is compiled as its target would (``fusion=False`` leaves out the
     fusions) and run by the integer interpreter; ``target`` is read from the file's metadata unless given. Float and
-    QDQ models run in ONNX Runtime on ``provider``. Raises :class:`UsageError` for a deploy file of which nobody says
-    the target. ``overflows`` counts accumulators outside int32 per layer over all runs (N7).
+    QDQ models run in ONNX Runtime on ``provider``. ``executor`` says what computes a deploy model, one of
+    :data:`amctc.execution.EXECUTORS`; the bits are the same. Raises :class:`UsageError` for a deploy file of which
+    nobody says the target, and for an unknown executor. ``overflows`` counts accumulators outside int32 per layer over
+    all runs (N7).
     """
 
     def __init__(
         self, model: str | PathLike[str] | Graph, *, target: str | Profile | None = None, fusion: bool | None = None,
-        provider: str = "cpu",
+        provider: str = "cpu", executor: str = DEFAULT_EXECUTOR,
     ) -> None:  # fmt: skip
+        require_executor(executor)
         graph = model if isinstance(model, Graph) else load(model)
         self.kind = graph_kind(graph)
         self.target: Profile | None = None
@@ -54,8 +57,7 @@ class Session:
             self.target = _profile(target or metadata.get(TARGET_KEY), model)
             fused = fusion if fusion is not None else metadata.get(FUSION_KEY, "on") != "off"
             self.graph = compiled(graph, self.target, fusion=fused)
-            table = {**ascend_table(self.target, self._overflowed), **CARRIED}
-            self._run: Plan | FloatSession = Plan(self.graph, table)
+            self._run: Plan | FloatSession = plan_for(self.graph, self.target, executor, on_overflow=self._overflowed)
         else:
             self.graph = graph
             self._run = FloatSession(graph, optimise=self.kind == "float", provider=provider)
@@ -63,6 +65,11 @@ class Session:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for one batch of inputs by name; :class:`InputError` for inputs that do not fit."""
         return self._run.run({value.name: array for value, array in fed(self.graph, feeds).items()})
+
+    @property
+    def plan(self) -> Plan | None:
+        """The steps that a deploy model is run in; ``None`` for a model that ONNX Runtime runs."""
+        return self._run if isinstance(self._run, Plan) else None
 
     def _overflowed(self, layer: str, count: int) -> None:
         self.overflows[layer] = self.overflows.get(layer, 0) + count

@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     "amctc.ops": 2, "amctc.intervals": 2, "amctc.analysis": 2, "amctc.attributes": 2, "amctc.parser": 2,
     "amctc.verify": 3, "amctc.pattern": 3, "amctc.matcher": 3,
     "amctc.substitute": 3, "amctc.interp": 3, "amctc.kernels": 3,
-    "amctc.onnx_bridge": 3,
+    "amctc.onnx_bridge": 3, "amctc.execution": 3,
     "amctc.rewrite": 4, "amctc.contract": 4, "amctc.magnitude": 4, "amctc.calibrate": 4,
     "amctc.spec": 5, "amctc.options": 5, "amctc.pipeline": 5, "amctc.cycles": 5, "amctc.cost": 5, "amctc.memory": 5,
     "amctc.frontends": 6, "amctc.backends": 6, "amctc.report": 6, "amctc.testing": 6, "amctc.preset": 6,

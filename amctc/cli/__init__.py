@@ -14,6 +14,7 @@ from amctc.cli.estimate import estimate
 from amctc.cli.evaluate import evaluate
 from amctc.cli.inspect import inspect
 from amctc.cli.passes import passes
+from amctc.cli.plan import plan
 from amctc.cli.program import DEBUG, Program
 from amctc.cli.run import run
 from amctc.cli.targets import targets
@@ -35,7 +36,7 @@ def amctc(context: click.Context) -> None:
 
 amctc.add_section("Start here", demo)
 amctc.add_section("Compress a model, measure the result", compress, evaluate, estimate)
-amctc.add_section("Look inside", inspect, passes, targets)
+amctc.add_section("Look inside", inspect, plan, passes, targets)
 amctc.add_section("Compose a pipeline of your own", run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from amctc.cli.options import DataOptions, RunOptions, data_options, run_options, target_option
+from amctc.cli.options import (
+    DataOptions,
+    RunOptions,
+    data_options,
+    executor_option,
+    run_options,
+    target_option,
+)
 from amctc.cli.program import Command
 from amctc.cli.progress import progress_bar
 from amctc.errors import InputError, UsageError, printable
@@ -23,7 +31,8 @@ if TYPE_CHECKING:
     from amctc.report.model import Evaluation, VariantResult
     from amctc.session import Session
 
-MAX_REPORT = 1 << 28
+MAX_REPORT = 1 << 25
+"""Bytes of a report: a layer takes some 500. JSON of nested lists takes twenty times its size in memory."""
 
 
 @click.command(
@@ -35,6 +44,7 @@ MAX_REPORT = 1 << 28
         "amctc eval model.onnx -d images -p imagenet --labels classes.csv",
         "amctc eval out -d images --skip-first 100 -n 64 --variants",
         "amctc eval out -d test.npz --evaluator metrics.py:f1",
+        "amctc eval out -d images --skip-first 100 --executor onnxruntime --check-executor 1",
     ),
 )
 @click.argument("model")
@@ -49,10 +59,13 @@ MAX_REPORT = 1 << 28
 @click.option("--no-fusion", is_flag=True, help="Without the fusions that the chip's compiler makes.")
 @click.option("--variants", is_flag=True,
               help="Run again with each uncertain rule of the chip's arithmetic read differently.")  # fmt: skip
+@executor_option
+@click.option("--check-executor", "checked", type=click.IntRange(min=1), metavar="N",
+              help="First compare every value of N batches with those of the reference executor.")  # fmt: skip
 @run_options
 def evaluate(
     model: str, data: DataOptions, evaluator: str | None, reference: str | None, skip_first: int, limit: int | None,
-    target: str | None, no_fusion: bool, variants: bool, runs: RunOptions,
+    target: str | None, no_fusion: bool, variants: bool, executor: str, checked: int | None, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Print the accuracy of a model and how far it is from the float model.
 
@@ -68,18 +81,32 @@ def evaluate(
     path, recorded = located(model)
     metric = user_evaluator(evaluator, data)
     fusion = False if no_fusion else None
-    session = Session(path, target=target, fusion=fusion, provider=runs.provider)
+    session = Session(path, target=target, fusion=fusion, provider=runs.provider, executor=executor)
     reference = reference or recorded.reference
     other = Session(reference, provider=runs.provider) if reference else None
     qdq = Session(recorded.qdq, provider=runs.provider) if recorded.qdq else None
     samples = None if data.path is None else opened(data, session, recorded, skip_first, limit)
     require_measure(session, other, samples, metric, variants=variants)
+    if checked is not None:
+        check(session, executor, samples, checked)
     others: tuple[VariantResult, ...] | None = None
     with progress_bar() as progress:
         rows = scores([s for s in (other, qdq, session) if s is not None], other, samples, metric, progress)
         if variants and samples is not None:
             others = evaluate_variants(path, samples, other, target=target, fusion=fusion, progress=progress)
     print_scores(rows, others, session, samples)
+
+
+def check(session: Session, executor: str, samples: Samples | None, count: int) -> None:
+    """Hold the executor against the reference on the first ``count`` batches, and say what was compared."""
+    from itertools import islice
+
+    from amctc.execution.check import check_executor
+
+    if session.target is None or samples is None:
+        what = "samples" if samples is None else "a deploy model"
+        raise UsageError(f"--check-executor needs {what}", remedy="give --data" if samples is None else "name one")
+    click.echo(check_executor(session.graph, session.target, executor, islice(samples, count)))
 
 
 def require_measure(
@@ -171,7 +198,7 @@ def _recorded(report: Path) -> Recorded:
         raise InputError("this is no report of amctc compress", where=str(report),
                          remedy="remove it, or name another folder") from None  # fmt: skip
     preprocess = preprocess if isinstance(preprocess, str) else None
-    if isinstance(model, str) and Path(model).is_file():
+    if isinstance(model, str) and os.path.isfile(model):  # Path.is_file raises for names that no system takes
         return Recorded(model, preprocess)
     click.echo(f"amctc: the float model {printable(model)!r} is not there; name it with --reference", err=True)
     return Recorded(None, preprocess)

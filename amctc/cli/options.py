@@ -28,7 +28,9 @@ DATA_HELP = (
     "Samples: a folder of images or .bin files, an .npz, .npy or .jsonl file, or file.py:function, which is run."
 )
 GRAPH_TEXT = ".txt"
-MAX_TEXT = 1 << 30
+EXECUTORS = ("numpy", "onnxruntime", "reference")
+"""The names that :mod:`amctc.execution` knows, which a help text must not wait for."""
+MAX_TEXT = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,12 @@ def _bundled(name: str, kind: type[Any], options: Sequence[Callable[[Any], Any]]
         return wrapped
 
     return wrap
+
+
+def executor_option(function: F) -> F:
+    """``--executor``; an unknown name is refused before any work is done."""
+    return click.option("--executor", type=click.Choice(EXECUTORS), default=EXECUTORS[0], show_default=True,
+                        help="What computes a deploy model; the bits are the same.")(function)  # fmt: skip
 
 
 def target_option(help_: str) -> Callable[[F], F]:

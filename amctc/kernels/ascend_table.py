@@ -7,6 +7,8 @@ is listed in docs/numerics.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FunctionType
 
 import numpy as np
 
@@ -14,15 +16,14 @@ from amctc.errors import UnsupportedError
 from amctc.interp import Kernel, KernelFactory
 from amctc.ir import Op, layer_name
 from amctc.kernels import integer_epilogue as epilogue
-from amctc.kernels.accumulator_shift import shift_of_field
+from amctc.kernels.epilogue_parameters import DequantParameters, dequant_parameters, requant_parameters
 from amctc.kernels.integer_batch import BatchProduct
 from amctc.kernels.integer_linear import Accumulator, prepare_conv, prepare_gemm
 from amctc.kernels.integer_transposed import prepare_conv_transpose
 from amctc.kernels.tables import FLOAT, QUANT
 from amctc.kernels.vector_epilogue import dequantize_f16, split_dequant_scale
 from amctc.kernels.weight_only import antiquantized, weight_only_matmul
-from amctc.numerics.fixed_point import unpack_dequant, unpack_requant
-from amctc.numerics.rounding import MAX_FLOAT16, truncate_multiplier
+from amctc.numerics.rounding import MAX_FLOAT16
 from amctc.ops import ascend, nn
 from amctc.schema import OpKind
 from amctc.targets import Profile
@@ -68,50 +69,41 @@ class _Kernels:
             scale, sqrt_mode = float(np.float32(scale) * np.float32(scale)), False
         return lambda x: epilogue.quantize_fp32(x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode)
 
-    def _watched(self, kernel: Accumulator | BatchProduct, layer: str) -> Kernel:
+    def _watched(self, kernel: Accumulator | BatchProduct, layer: str) -> Accumulator | BatchProduct | WatchedKernel:
         """The kernel itself where overflow is impossible, else one that reports every call that overflowed."""
         if not kernel.overflow_possible or self._on_overflow is None:
             return kernel
-        listener = self._on_overflow
-
-        def run(*operands: Array) -> Array:
-            before = kernel.overflows
-            acc = kernel(*operands)
-            if kernel.overflows > before:
-                listener(layer, kernel.overflows - before)
-            return acc
-
-        return run
+        return WatchedKernel(kernel, layer, self._on_overflow)
 
     def _conv(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.Conv)
-        weight, bias = _weights(op, constants)
+        weight, bias = weight_and_bias(op, constants)
         accumulator = prepare_conv(
             weight, bias, strides=kind.strides, pads=kind.pads, dilations=kind.dilations, group=kind.group,
             offset_x=kind.offset_x, wrap=self._wrap,
         )  # fmt: skip
-        return _first(self._watched(accumulator, layer_name(op)))
+        return FirstOperand(self._watched(accumulator, layer_name(op)))
 
     def _matmul(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.MatMul)
-        weight, bias = _weights(op, constants)
+        weight, bias = weight_and_bias(op, constants)
         accumulator = prepare_gemm(weight.T if kind.trans_b else weight, bias, offset_x=kind.offset_x, wrap=self._wrap)
-        return _first(self._watched(accumulator, layer_name(op)))
+        return FirstOperand(self._watched(accumulator, layer_name(op)))
 
     def _conv_transpose(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.ConvTranspose)
-        weight, bias = _weights(op, constants)
+        weight, bias = weight_and_bias(op, constants)
         accumulator = prepare_conv_transpose(
             weight, bias, strides=kind.strides, pads=kind.pads, output_padding=kind.output_padding, group=kind.group,
             offset_x=kind.offset_x, wrap=self._wrap,
         )  # fmt: skip
-        return _first(self._watched(accumulator, layer_name(op)))
+        return FirstOperand(self._watched(accumulator, layer_name(op)))
 
     def _batch_matmul(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
-        bias = None if op.operand(2) is None else _constant(op, constants, 2, "the bias")
+        bias = None if op.operand(2) is None else constant_operand(op, constants, 2, "the bias")
         return self._watched(BatchProduct(bias, self._wrap), layer_name(op))
 
     def _sum_pool(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -129,27 +121,25 @@ class _Kernels:
         if op.operand(4) is not None and bias is None:
             raise UnsupportedError("a weight-only layer needs a constant bias", where=layer_name(op))
         weight = antiquantized(
-            _constant(op, constants, 1, "the weight"), _constant(op, constants, 2, "the weight scale"),
-            None if op.operand(3) is None else _constant(op, constants, 3, "the weight offset"),
+            constant_operand(op, constants, 1, "the weight"),
+            constant_operand(op, constants, 2, "the weight scale"),
+            None if op.operand(3) is None else constant_operand(op, constants, 3, "the weight offset"),
             axis=kind.parameter_axis, group=kind.group,
             half=x.type.elem == F16 and profile.weight_only_type == "input",
         )  # fmt: skip
         matrix = np.ascontiguousarray(weight.T) if kind.trans_b else weight
-        return _first(lambda data: weight_only_matmul(data, matrix, bias, profile.island_overflow))
+        return FirstOperand(lambda data: weight_only_matmul(data, matrix, bias, profile.island_overflow))
 
     def _dequant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.Dequant)
-        parameter = _constant(op, constants, 1, "the dequantization scale")
-        scale, shift = parameter, np.zeros(1, np.int64)
-        if parameter.dtype == np.uint64:
-            scale, field, _ = unpack_dequant(parameter)
-            shift = self._shift(field)
-        run = self._dequantize(kind, scale / np.float32(kind.divisor), shift)
-        return _first(run if kind.to == F16 else lambda acc: run(acc).astype(kind.to.dtype))
+        parameter = constant_operand(op, constants, 1, "the dequantization scale")
+        run = self._dequantize(kind, dequant_parameters(kind, parameter, self._profile))
+        return FirstOperand(run if kind.to == F16 else lambda acc: run(acc).astype(kind.to.dtype))
 
-    def _dequantize(self, kind: ascend.Dequant, scale: Array, shift: Array) -> Callable[[Array], Array]:
+    def _dequantize(self, kind: ascend.Dequant, parameters: DequantParameters) -> Callable[[Array], Array]:
         """int32 to float16 by the chip's epilogue: N15 on its vector unit, else N12 with the multiplier's form."""
+        scale, shift = parameters
         profile, axis, relu, overflow = self._profile, kind.axis, kind.relu, self._profile.dequant_overflow
         if profile.epilogue == "f16_vector":
             guard = profile.dequant_guard == "shift17"
@@ -167,23 +157,14 @@ class _Kernels:
             round_multiplier=profile.dequant_multiplier == "round",
         )  # fmt: skip
 
-    def _shift(self, field: Array) -> Array:
-        return shift_of_field(field, plus_one=self._profile.shift_field == "n_plus_1")
-
     def _requant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         kind = op.kind
         assert isinstance(kind, ascend.Requant)
-        parameter = _constant(op, constants, 1, "the requantization scale")
-        offset, unsigned, shift = np.asarray(kind.offset), False, np.zeros(1, np.int64)
-        multiplier = parameter
-        if parameter.dtype == np.uint64:
-            multiplier, offset, signed, field = unpack_requant(parameter)
-            unsigned, shift = not bool(signed.all()), self._shift(field)
-        multiplier = truncate_multiplier(multiplier)
-        negative = None if kind.slope == 1.0 else truncate_multiplier(np.float32(kind.slope) * multiplier)
-        return _first(lambda acc: epilogue.requantize_fixpipe(
-            acc, multiplier, offset, negative_multiplier=negative, unsigned=unsigned, channel_axis=kind.axis,
-            shift=shift,
+        parameter = constant_operand(op, constants, 1, "the requantization scale")
+        given = requant_parameters(kind, parameter, self._profile)
+        return FirstOperand(lambda acc: epilogue.requantize_fixpipe(
+            acc, given.multiplier, given.offset, negative_multiplier=given.negative, unsigned=given.unsigned,
+            channel_axis=kind.axis, shift=given.shift,
         ))  # fmt: skip
 
     def _anti_quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -237,20 +218,51 @@ def _saturating(table: Mapping[type[OpKind], KernelFactory]) -> dict[type[OpKind
     return {kind: saturated(factory) for kind, factory in table.items()}
 
 
-def _first(function: Kernel) -> Kernel:
+@dataclass(frozen=True, eq=False, slots=True)
+class WatchedKernel:
+    """A kernel that tells ``listener`` of every call in which accumulators of ``layer`` left int32."""
+
+    kernel: Accumulator | BatchProduct
+    layer: str
+    listener: OverflowListener
+
+    def __call__(self, *operands: Array) -> Array:
+        """What the kernel gives."""
+        before = self.kernel.overflows
+        acc = self.kernel(*operands)
+        if self.kernel.overflows > before:
+            self.listener(self.layer, self.kernel.overflows - before)
+        return acc
+
+    def __str__(self) -> str:
+        return f"{self.kernel}, overflow watched"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FirstOperand:
     """A kernel of its first operand; the others are constants it has already absorbed."""
-    return lambda x, *_: function(x)
+
+    kernel: Kernel
+
+    def __call__(self, x: Array, *_: Array | None) -> Array | tuple[Array, ...]:
+        """What the kernel gives for the first operand."""
+        return self.kernel(x)
+
+    def __str__(self) -> str:
+        return "" if isinstance(self.kernel, FunctionType) else str(self.kernel)
 
 
-def _constant(op: Op, constants: Sequence[Array | None], index: int, what: str) -> Array:
+def constant_operand(op: Op, constants: Sequence[Array | None], index: int, what: str) -> Array:
+    """The array of an operand; :class:`UnsupportedError` naming ``what`` it is unless it is constant."""
     array = constants[index]
     if array is None:
         raise UnsupportedError(f"{what} of {op.kind.op_name} is not a constant", where=layer_name(op))
     return array
 
 
-def _weights(op: Op, constants: Sequence[Array | None]) -> tuple[Array, Array | None]:
+def weight_and_bias(op: Op, constants: Sequence[Array | None]) -> tuple[Array, Array | None]:
+    """The constant operands of an integer layer; :class:`UnsupportedError` for one that is computed."""
     bias = constants[2] if len(constants) > 2 else None
     if op.operand(2) is not None and bias is None:
         raise UnsupportedError("an integer layer needs a constant bias", where=layer_name(op))
-    return _constant(op, constants, 1, "the weight"), bias
+    return constant_operand(op, constants, 1, "the weight"), bias

@@ -24,6 +24,9 @@ class BatchProduct(OverflowCount):
         super().__init__(True, wrap)
         self._bias = None if bias is None else bias.astype(np.int64)
 
+    def __str__(self) -> str:
+        return f"batched product, K in chunks of {EXACT_DEPTH}"
+
     def __call__(self, x: Int8, w: Int8, *_: Array | None) -> Int32:
         """int8 (…, M, K) and (…, K, N) -> int32 (…, M, N). Raises :class:`InputError` for operands that do not fit."""
         depth = x.shape[-1]

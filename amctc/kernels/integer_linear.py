@@ -8,6 +8,7 @@ result does not depend on blocking, threads or the order of additions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,9 @@ class Product(Accumulator):
         super().__init__(packed.can_overflow, wrap)
         self._packed = packed
 
+    def __str__(self) -> str:
+        return f"product{_chunks([self._packed])}"
+
     def __call__(self, x: Int8) -> Int32:
         """int8 (…, K) -> int32 (…, N)."""
         depth, width = self._packed.matrix.shape
@@ -151,6 +155,10 @@ class PatchConv(Accumulator):
         super().__init__(any(packed.can_overflow for packed in self._packed), wrap)
         self._window, self._offset_x = window, offset_x
         self._channels, self._outputs = weight.shape[1] * group, weight.shape[0]
+
+    def __str__(self) -> str:
+        blocks = f", {len(self._packed)} blocks of groups" if len(self._packed) > 1 else ""
+        return f"product of patches{blocks}{_chunks(self._packed)}"
 
     def __call__(self, x: Int8) -> Int32:
         """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
@@ -201,6 +209,9 @@ class DepthwiseConv(Accumulator):
         self._sums, self._bias, self._window = DepthwiseSums(taps, window), folded, window
         self._channels, self._multiplier, self._offset_x = group, len(taps) // group, offset_x
 
+    def __str__(self) -> str:
+        return f"depthwise taps, {self._sums.dtype}"
+
     def __call__(self, x: Int8) -> Int32:
         """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
         if self._lifted:
@@ -227,6 +238,12 @@ class DepthwiseConv(Accumulator):
             target += bias.astype(np.int32)
             return
         target[...] = self.settled(sums.astype(np.int64) + bias)
+
+
+def _chunks(packed: Sequence[PackedWeight]) -> str:
+    """In how many chunks K is cut so that float32 stays exact, where it is cut."""
+    most = max(len(p.splits) - 1 for p in packed)
+    return f", K in {most} chunks" if most > 1 else ""
 
 
 def merge_groups(weight: Int8, group: int) -> Int8:

@@ -1,7 +1,12 @@
-"""The definition of the int8 accumulators, in plain int64 NumPy: slow, short, and what the fast kernels must equal."""
+"""The integer layers as their rules say, in plain NumPy: what the fast kernels must equal.
+
+No packing, no float32 products, no blocks: int64 throughout, so every sum is exact, and saturation or wrapping once at
+the end (N7).
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +16,9 @@ from amctc.kernels.windows import trailing
 
 Array = NDArray[Any]
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
 def reference_conv(
@@ -28,22 +36,37 @@ def reference_conv(
 
     Shapes as :func:`amctc.kernels.integer_linear.prepare_conv`.
     """
-    rank = x.ndim - 2
+    return saturate32(conv_sums(x, weight, bias, strides=strides, pads=pads, dilations=dilations, group=group,
+                                offset_x=offset_x))  # fmt: skip
+
+
+def conv_sums(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    group: int = 1,
+    offset_x: int = 0,
+) -> Int64:
+    """The accumulators of :func:`reference_conv` before they are brought into int32."""
+    rank, batch, outputs = x.ndim - 2, len(x), len(weight)
     around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
     padded = np.pad(x.astype(np.int64), around, constant_values=offset_x)
     extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
     out = [(n - e) // s + 1 for n, e, s in zip(padded.shape[2:], extents, strides, strict=True)]
-    per_group, outputs = weight.shape[1], weight.shape[0] // group
-    acc = np.zeros((x.shape[0], weight.shape[0], *out), np.int64)
-    for channel in range(weight.shape[0]):
-        first = channel // outputs * per_group
-        for tap in np.ndindex(*weight.shape[1:]):
-            starts = [i * d for i, d in zip(tap[1:], dilations, strict=True)]
-            met = padded[:, first + tap[0]]
-            for axis, (start, stride, count) in enumerate(zip(starts, strides, out, strict=True)):
-                met = met.take(range(start, start + stride * count, stride), axis=axis + 1)
-            acc[:, channel] += int(weight[(channel, *tap)]) * met
-    return _settle(np.moveaxis(acc, 1, -1), weight.reshape(len(weight), -1).T, bias, offset_x, -1, 1)
+    matrices = weight.astype(np.int64).reshape(group, outputs // group, *weight.shape[1:])
+    acc = np.zeros((batch, group, outputs // group, math.prod(out)), np.int64)
+    for tap in np.ndindex(*weight.shape[2:]):
+        starts = [i * d for i, d in zip(tap, dilations, strict=True)]
+        steps = [slice(b, b + s * n, s) for b, s, n in zip(starts, strides, out, strict=True)]
+        met = padded[trailing(steps)].reshape(batch, group, weight.shape[1], math.prod(out))
+        acc += matrices[(..., *tap)] @ met
+    folded = (0 if bias is None else bias.astype(np.int64)) - offset_x * weight.reshape(outputs, -1).sum(1, np.int64)
+    sums: Int64 = acc.reshape(batch, outputs, *out) + folded.reshape(-1, *(1,) * rank)
+    return sums
 
 
 def reference_conv_transpose(
@@ -61,30 +84,56 @@ def reference_conv_transpose(
 
     Shapes as :func:`amctc.kernels.integer_transposed.prepare_conv_transpose`.
     """
+    return saturate32(conv_transpose_sums(x, weight, bias, strides=strides, pads=pads, output_padding=output_padding,
+                                          group=group, offset_x=offset_x))  # fmt: skip
+
+
+def conv_transpose_sums(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    output_padding: tuple[int, ...] = (),
+    group: int = 1,
+    offset_x: int = 0,
+) -> Int64:
+    """The accumulators of :func:`reference_conv_transpose` before they are brought into int32."""
     batch, channels, *spatial = x.shape
     rank, kernel, per_group = len(spatial), weight.shape[2:], weight.shape[1]
     extra = output_padding or (0,) * rank
     full = [s * (n - 1) + k + e for s, n, k, e in zip(strides, spatial, kernel, extra, strict=True)]
-    acc = np.zeros((batch, per_group * group, *full), np.int64)
-    for channel, output in np.ndindex(channels, per_group):
-        target = channel // (channels // group) * per_group + output
-        for position in np.ndindex(*spatial):
-            corner = [s * i for s, i in zip(strides, position, strict=True)]
-            met = (slice(None), target, *(slice(c, c + k) for c, k in zip(corner, kernel, strict=True)))
-            real = x[(slice(None), channel, *position)].astype(np.int64) - offset_x
-            acc[met] += real.reshape(-1, *(1,) * rank) * weight[channel, output].astype(np.int64)
+    real = (x.astype(np.int64) - offset_x).reshape(batch, group, channels // group, math.prod(spatial))
+    matrices = weight.astype(np.int64).reshape(group, channels // group, *weight.shape[1:])
+    acc = np.zeros((batch, group, per_group, *full), np.int64)
+    for tap in np.ndindex(*kernel):
+        spread = matrices[(..., *tap)].swapaxes(1, 2) @ real
+        met = [slice(t, t + s * n, s) for t, s, n in zip(tap, strides, spatial, strict=True)]
+        acc[trailing(met)] += spread.reshape(batch, group, per_group, *spatial)
     kept = [slice(p, n - e) for p, e, n in zip(pads[:rank], pads[rank:], full, strict=True)]
-    acc = acc[trailing(kept)] + (0 if bias is None else bias.astype(np.int64).reshape(-1, *(1,) * rank))
-    saturated: Int32 = np.clip(acc, -(2**31), 2**31 - 1).astype(np.int32)
-    return saturated
+    cropped = acc.reshape(batch, group * per_group, *full)[trailing(kept)]
+    sums: Int64 = cropped + (0 if bias is None else bias.astype(np.int64).reshape(-1, *(1,) * rank))
+    return sums
 
 
 def reference_gemm(x: Array, weight: Array, bias: Array | None = None, *, offset_x: int = 0) -> Int32:
     """saturate32(x @ weight + bias − offset_x · Σ w), x (…, K), weight (K, N) (N7, N8)."""
-    return _settle(x.astype(np.int64) @ weight.astype(np.int64), weight, bias, offset_x, -1, -1)
+    return saturate32(gemm_sums(x, weight, bias, offset_x=offset_x))
 
 
-def _settle(acc: Array, columns: Array, bias: Array | None, offset_x: int, source: int, target: int) -> Int32:
-    """Add the folded bias to ``acc`` (channels last), saturate, move the channel axis from ``source`` to ``target``."""
-    folded = (0 if bias is None else bias.astype(np.int64)) - offset_x * columns.sum(axis=0, dtype=np.int64)
-    return np.moveaxis(np.clip(acc + folded, -(2**31), 2**31 - 1).astype(np.int32), source, target)
+def gemm_sums(x: Array, weight: Array, bias: Array | None = None, *, offset_x: int = 0) -> Int64:
+    """The accumulators of :func:`reference_gemm` before they are brought into int32."""
+    folded = (0 if bias is None else bias.astype(np.int64)) - offset_x * weight.sum(axis=0, dtype=np.int64)
+    sums: Int64 = x.astype(np.int64) @ weight.astype(np.int64) + folded
+    return sums
+
+
+def saturate32(sums: Int64) -> Int32:
+    """Sums brought into int32 by saturation (N7)."""
+    return np.clip(sums, INT32_MIN, INT32_MAX).astype(np.int32)
+
+
+def wrap32(sums: Int64) -> Int32:
+    """Sums brought into int32 modulo 2^32 (N7, accumulate_overflow)."""
+    return sums.astype(np.int32)  # NumPy casts integers modulo 2^32

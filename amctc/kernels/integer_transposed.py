@@ -110,6 +110,9 @@ class TransposedConv(Accumulator):
                 self._parts[residues] = folded_conv(flipped, folded, window, group, offset_x, wrap)
         super().__init__(any(part.overflow_possible for part in self._parts.values()), wrap)
 
+    def __str__(self) -> str:
+        return f"{len(self._parts)} convolutions, one per residue of the stride"
+
     def __call__(self, x: Int8) -> Int32:
         """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
         if x.dtype != np.int8 or x.ndim != 2 + len(self._axes) or x.shape[1] != self._channels:

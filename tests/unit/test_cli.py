@@ -203,6 +203,28 @@ def test_eval_says_when_the_float_model_is_gone(compressed, here):
     assert located("moved") == (str(Path("moved/model_deploy.onnx")), Recorded())
 
 
+@pytest.mark.parametrize("executor", ["numpy", "onnxruntime", "reference"])
+def test_eval_by_any_executor_gives_the_same_table(compressed, here, executor):
+    words = ("eval", compressed, "-d", "test.npz", "-p", "unit", "--skip-first", 500, "-n", 40)
+    checked = done(*words, "--executor", executor, "--check-executor", 2)
+    first, table = checked.split("\n", 1)
+    assert first.startswith(f"executor {executor}: ")
+    assert "bit for bit" in first
+    assert table == done(*words)
+
+
+def test_plan_lists_steps_and_memory(compressed, here):
+    own = done("plan", compressed, "--batch", 4, "--measure")
+    assert "depthwise taps, float32" in own
+    assert "Measured: " in own
+    joined = done("plan", compressed, "--executor", "onnxruntime")
+    assert "10 ascend.conv" in joined
+    assert len(joined.splitlines()) < len(own.splitlines()) / 2
+    assert "run by ONNX Runtime" in refused(2, "plan", "model.onnx")
+    Path("metric.py").write_text("def score(session):\n    return 1.0\n")
+    assert "needs samples" in refused(2, "eval", compressed, "--check-executor", 1, "-e", "metric.py:score")
+
+
 def test_run_writes_onnx_and_text_that_can_be_read_back(here):
     text = done("run", "fold-batch-norm,fuse-activation", "model.onnx", "-o", "f.onnx")
     assert "93 → 49" in text
