@@ -60,12 +60,15 @@ MAX_REPORT = 1 << 25
 @click.option("--variants", is_flag=True,
               help="Run again with each uncertain rule of the chip's arithmetic read differently.")  # fmt: skip
 @executor_option
+@click.option("-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Batches run at once, in threads; the result is the same.")  # fmt: skip
 @click.option("--check-executor", "checked", type=click.IntRange(min=1), metavar="N",
               help="First compare every value of N batches with those of the reference executor.")  # fmt: skip
 @run_options
 def evaluate(
     model: str, data: DataOptions, evaluator: str | None, reference: str | None, skip_first: int, limit: int | None,
-    target: str | None, no_fusion: bool, variants: bool, executor: str, checked: int | None, runs: RunOptions,
+    target: str | None, no_fusion: bool, variants: bool, executor: str, jobs: int, checked: int | None,
+    runs: RunOptions,
 ) -> None:  # fmt: skip
     """Print the accuracy of a model and how far it is from the float model.
 
@@ -91,7 +94,7 @@ def evaluate(
         check(session, executor, samples, checked)
     others: tuple[VariantResult, ...] | None = None
     with progress_bar() as progress:
-        rows = scores([s for s in (other, qdq, session) if s is not None], other, samples, metric, progress)
+        rows = scores([s for s in (other, qdq, session) if s is not None], other, samples, metric, progress, jobs)
         if variants and samples is not None:
             others = evaluate_variants(path, samples, other, target=target, fusion=fusion, progress=progress)
     print_scores(rows, others, session, samples)
@@ -177,15 +180,15 @@ def located(model: str) -> tuple[str, Recorded]:
     from amctc.api import FILES
 
     given = Path(model)
-    folder = given if given.is_dir() else given.parent
-    path, report = folder / FILES["deploy"] if given.is_dir() else given, folder / FILES["report"]
-    if given.is_dir() and not path.is_file():
+    folder = given if os.path.isdir(given) else given.parent
+    path, report = folder / FILES["deploy"] if os.path.isdir(given) else given, folder / FILES["report"]
+    if os.path.isdir(given) and not os.path.isfile(path):
         raise UsageError(f"no {FILES['deploy']} in this folder", where=model, remedy="name an output of amctc compress")
-    written = path.name in (FILES["deploy"], FILES["fakequant"]) and report.is_file()
+    written = path.name in (FILES["deploy"], FILES["fakequant"]) and os.path.isfile(report)
     if not written:
         return str(path), Recorded()
     qdq = folder / FILES["fakequant"]
-    return str(path), _recorded(report)._replace(qdq=str(qdq) if given.is_dir() and qdq.is_file() else None)
+    return str(path), _recorded(report)._replace(qdq=str(qdq) if os.path.isdir(given) and os.path.isfile(qdq) else None)
 
 
 def _recorded(report: Path) -> Recorded:
@@ -206,7 +209,7 @@ def _recorded(report: Path) -> Recorded:
 
 def scores(
     sessions: Sequence[Session], reference: Session | None, samples: Samples | None, metric: Evaluator | None,
-    progress: Progress,
+    progress: Progress, jobs: int = 1,
 ) -> list[tuple[str, Evaluation]]:  # fmt: skip
     """One row per model; the float reference only where there is more to say than that it agrees with itself."""
     from amctc.api import evaluate as run
@@ -222,7 +225,7 @@ def scores(
             progress(name, done, total)
 
         other = None if itself else reference
-        rows.append((name, run(session, samples, other, evaluator=metric, progress=told)))
+        rows.append((name, run(session, samples, other, evaluator=metric, progress=told, jobs=jobs)))
     return rows
 
 

@@ -7,7 +7,8 @@ is listed in docs/numerics.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from types import FunctionType
 
 import numpy as np
@@ -220,19 +221,24 @@ def _saturating(table: Mapping[type[OpKind], KernelFactory]) -> dict[type[OpKind
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WatchedKernel:
-    """A kernel that tells ``listener`` of every call in which accumulators of ``layer`` left int32."""
+    """A kernel that tells ``listener`` of every call in which accumulators of ``layer`` left int32.
+
+    One call at a time: its count is of all calls together.
+    """
 
     kernel: Accumulator | BatchProduct
     layer: str
     listener: OverflowListener
+    _turn: Lock = field(default_factory=Lock)
 
     def __call__(self, *operands: Array) -> Array:
         """What the kernel gives."""
-        before = self.kernel.overflows
-        acc = self.kernel(*operands)
-        if self.kernel.overflows > before:
-            self.listener(self.layer, self.kernel.overflows - before)
-        return acc
+        with self._turn:
+            before = self.kernel.overflows
+            acc = self.kernel(*operands)
+            if self.kernel.overflows > before:
+                self.listener(self.layer, self.kernel.overflows - before)
+            return acc
 
     def __str__(self) -> str:
         return f"{self.kernel}, overflow watched"

@@ -213,6 +213,11 @@ def test_eval_by_any_executor_gives_the_same_table(compressed, here, executor):
     assert table == done(*words)
 
 
+def test_eval_in_threads_gives_the_same_table(compressed, here):
+    words = ("eval", compressed, "-d", "test.npz", "-p", "unit", "--skip-first", 500, "--batch-size", 7)
+    assert done(*words, "--jobs", 3) == done(*words)
+
+
 def test_plan_lists_steps_and_memory(compressed, here):
     own = done("plan", compressed, "--batch", 4, "--measure")
     assert "depthwise taps, float32" in own
