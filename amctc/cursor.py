@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from amctc.errors import AmctcError, InputError
+from amctc.errors import AmctcError, InputError, LimitError
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
@@ -18,6 +18,10 @@ _TOKEN = re.compile(
   | (?P<punct>[%#(){}\[\]<>,:=?*…])""",
     re.VERBOSE,
 )
+
+
+MAX_TOKENS = 1 << 21
+"""Most tokens read: each takes some 200 bytes. The contents of a large constant are one."""
 
 
 class Cursor:
@@ -32,6 +36,8 @@ class Cursor:
                 what = "a string that never ends" if text[self.position] == '"' else repr(text[self.position])
                 raise self.error(f"unexpected {what}", self.position)
             kind = str(found.lastgroup)
+            if len(self.tokens) > MAX_TOKENS:
+                raise LimitError(f"the text has more than {MAX_TOKENS} tokens", remedy="give a smaller graph")
             if kind != "space":
                 self.tokens.append((kind, found.group(), self.position))
             self.position = found.end()

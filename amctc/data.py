@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -94,18 +95,27 @@ def _writeable(array: Array) -> bool:
     return False
 
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another one, and from itself after a change."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class FileData(Data):
     """``prod(shape)`` little-endian elements at ``offset`` of a file, mapped when read and let go afterwards."""
 
-    __slots__ = ("offset", "path")
+    __slots__ = ("_state", "offset", "path")
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__(shape, dtype)
         self.path, self.offset = path, offset
         try:
-            available = path.stat().st_size
+            found = os.stat(path, follow_symlinks=False)
         except OSError as error:
             raise InputError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
+        self._state, available = _state(found), found.st_size
         if offset < 0 or offset + self.nbytes > available:
             raise InputError(
                 f"a tensor of {self.nbytes} bytes at offset {offset} ends past the file's {available} bytes",
@@ -114,13 +124,17 @@ class FileData(Data):
             )
 
     def read(self) -> Array:
-        """A read-only memory map of the tensor; :class:`InputError` if the file is gone or was cut since."""
+        """A read-only memory map of the tensor; :class:`InputError` if the file is gone or another one since."""
         if self.size == 0:
             return np.zeros(self.shape, self.dtype)
         try:
-            flat = np.memmap(self.path, np.uint8, "r", self.offset, (self.nbytes,))
+            with os.fdopen(os.open(self.path, _READ), "rb") as file:
+                if _state(os.fstat(file.fileno())) != self._state:
+                    raise ValueError
+                flat = np.memmap(file, np.uint8, "r", self.offset, (self.nbytes,))
         except (OSError, ValueError):
-            raise InputError("the file is gone or was cut since it was opened", where=str(self.path)) from None
+            raise InputError("the file is gone or was cut or changed since it was opened", where=str(self.path),
+                             remedy="load the model again") from None  # fmt: skip
         return flat.view(self.dtype.newbyteorder("<")).reshape(self.shape)
 
 

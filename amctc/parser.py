@@ -96,6 +96,10 @@ def parse_graph(text: str) -> Graph:
         return _graph(cursor)
     except RecursionError:
         raise cursor.error("attributes are nested too deeply") from None
+    except (AmctcError, MemoryError):
+        raise
+    except Exception as error:  # an attribute of another type than its op declares breaks whatever reads it first
+        raise cursor.error(f"malformed: {type(error).__name__} {error}") from error
 
 
 def _graph(cursor: Cursor) -> Graph:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from amctc.errors import InputError, UsageError
-from amctc.files import read_bytes
+from amctc.files import parse_toml, read_bytes
+from amctc.files.toml import MAX_BYTES
 from amctc.options import converted
 from amctc.pipeline import Pass, Pipeline, Repeat, installed
 
@@ -20,8 +20,6 @@ STAGES = ("prepare", "balance", "quantize", "lower")
 ADOPT = "adopt"
 OPTIONAL = ("balance", ADOPT)
 """What a preset may leave out; it is then empty."""
-
-MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def _parsed(name: str, data: bytes, read: tuple[str, ...]) -> Preset:
     """The preset in ``data``; ``read`` are the presets that led to it by ``extends``, and itself."""
     *extending, where = read
     try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(data)
+    except ValueError as error:
         raise InputError(f"the preset is not TOML: {error}", where=where, remedy="correct the file") from None
     if where in extending:
         raise InputError("the preset extends itself", where=where, remedy="name another preset in extends")

@@ -13,6 +13,7 @@ from amctc.interp import Plan, fed
 from amctc.ir import Graph
 from amctc.onnx_bridge.deploy_form import TARGET_KEY as TARGET_KEY
 from amctc.onnx_bridge.runtime import FloatSession
+from amctc.onnx_bridge.value_sizes import require_sizes
 from amctc.ops import ascend, quant
 from amctc.pipeline import Context, Pipeline
 from amctc.targets import Profile, load_profile
@@ -57,6 +58,7 @@ class Session:
             self.target = _profile(target or metadata.get(TARGET_KEY), model)
             fused = fusion if fusion is not None else metadata.get(FUSION_KEY, "on") != "off"
             self.graph = compiled(graph, self.target, fusion=fused)
+            require_sizes(self.graph)
             self._run: Plan | FloatSession = plan_for(self.graph, self.target, executor, on_overflow=self._overflowed)
         else:
             self.graph = graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -48,7 +49,7 @@ def save(graph: Graph, path: AnyPath, *, external_data_threshold: int = EXTERNAL
         require_other_file(graph, target)
         atomic_write_bytes(path, model_bytes(graph))
         return
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise UsageError("the folder to write to does not exist", where=str(path), remedy="create it first")
     with output_folder(target.parent) as output:
         save_into(output, target.name, graph, external_data_threshold=external_data_threshold)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,6 +28,7 @@ from amctc.files import open_regular
 MAX_HEADER = 10_000  # bytes; NumPy's own bound for headers it parses
 MAX_COLUMN_MAJOR = 1 << 28  # bytes of a Fortran-ordered array, which has to be read whole
 MAX_MEMBERS = 1000  # each open stream takes some 40 kB
+MAX_DIRECTORY = 1 << 20  # bytes of the list of members; zipfile takes ten times that
 _CHUNK = 1 << 20
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -124,6 +125,7 @@ class ArrayFile:
                 yield {"x": _Member("x", file, os.fstat(file.fileno()).st_size, self.where)}
                 return
             with _damage(self.where, "the file"):
+                _require_short_directory(file)
                 archive = stack.enter_context(zipfile.ZipFile(file))
                 members: dict[str, _Member] = {}
                 if len(archive.infolist()) > MAX_MEMBERS:
@@ -194,6 +196,13 @@ class _Member:
                 data[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
                 done += len(chunk)
         return data
+
+
+def _require_short_directory(file: BinaryIO) -> None:
+    """Raise :class:`ValueError` for an archive whose list of members is too long; zipfile would read all of it."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # nothing public tells it before all is read
+    if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
+        raise ValueError(f"it lists its arrays in more than {MAX_DIRECTORY} bytes")
 
 
 def _member_name(info: zipfile.ZipInfo, seen: Mapping[str, object], where: str) -> str:

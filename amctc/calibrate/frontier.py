@@ -7,15 +7,14 @@ once. Memory stays bounded by the batch, disk by the values that later pieces re
 
 from __future__ import annotations
 
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from itertools import islice
 
 import numpy as np
 
 from amctc.calibrate.inputs import no_samples
-from amctc.errors import InputError, LimitError
+from amctc.errors import InputError
+from amctc.files.scratch import ScratchFile
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, with_operands
 from amctc.onnx_bridge.runtime import FloatSession
 from amctc.types import Array
@@ -104,13 +103,21 @@ def _rebuilt(op: Op, done: Mapping[Value, Value]) -> Op:
 
 
 def watched(
-    graph: Graph, values: Sequence[Value], samples: Iterable[Mapping[str, Array]], provider: str = "cpu"
+    graph: Graph,
+    values: Sequence[Value],
+    samples: Iterable[Mapping[str, Array]],
+    provider: str = "cpu",
+    *,
+    done: int = 0,
 ) -> Iterator[dict[Value, Array]]:
-    """The arrays of ``values`` of a float graph, batch by batch; :class:`UsageError` without samples."""
+    """The arrays of ``values`` of a float graph, batch by batch behind the first ``done``.
+
+    Raises :class:`UsageError` without samples.
+    """
     computed = [v for v in values if not isinstance(v, GraphInput)]
     session = FloatSession(graph.with_outputs((), ()), computed, provider=provider) if computed else None
-    empty = True
-    for feeds in samples:
+    empty = not done
+    for feeds in islice(samples, done, None):
         empty = False
         fed = {i.name: fed_array(i, feeds) for i in graph.inputs}
         arrays = session.run_values(fed) if session is not None else {}
@@ -129,13 +136,11 @@ def fed_array(value: GraphInput, feeds: Mapping[str, Array]) -> Array:
 
 
 class _Spool:
-    """Arrays one after the other in a file without a name."""
+    """Arrays kept on disk, in order."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="amctc-values-")  # noqa: SIM115 - open as long as this
-        weakref.finalize(self, self._file.close)
+        self._file = ScratchFile("activations")
         self._arrays: list[tuple[int, tuple[int, ...], np.dtype[np.generic]]] = []
-        self._end = 0
 
     def __len__(self) -> int:
         return len(self._arrays)
@@ -145,19 +150,7 @@ class _Spool:
         return sum(shape[0] if shape else 1 for _, shape, _ in self._arrays)
 
     def append(self, array: Array) -> None:
-        data = np.ascontiguousarray(array)
-        self._arrays.append((self._end, data.shape, data.dtype))
-        try:
-            self._file.seek(self._end)
-            self._file.write(data.data)
-        except OSError as error:
-            raise LimitError(f"activations cannot be kept in a temporary file: {error.strerror}",
-                             remedy="free space there, set TMPDIR to another folder, or calibrate with fewer samples",
-                             ) from None  # fmt: skip
-        self._end += data.nbytes
+        self._arrays.append((self._file.append(array), array.shape, array.dtype))
 
     def __iter__(self) -> Iterator[Array]:
-        for at, shape, dtype in self._arrays:
-            self._file.seek(at)
-            count = int(np.prod(shape, dtype=np.int64))
-            yield np.fromfile(self._file, dtype, count).reshape(shape)
+        return (self._file.read(*place) for place in self._arrays)

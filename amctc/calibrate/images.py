@@ -91,7 +91,7 @@ def open_folder(
             remedy="give an .npz with one array per input",
         )
     names = _image_names(path)
-    listed = labels if labels is not None else (path / LABELS if (path / LABELS).exists() else None)
+    listed = labels if labels is not None else (path / LABELS if os.path.exists(path / LABELS) else None)
     if listed is None:
         if not names:
             raise InputError(
@@ -100,7 +100,7 @@ def open_folder(
         return _located(path, names, None, inputs[0], preprocess)
     rows = file_labels(listed)
     known = set(names)
-    missing = next((name for name, _ in rows if name not in known and not (path / name).is_file()), None)
+    missing = next((name for name, _ in rows if name not in known and not os.path.isfile(path / name)), None)
     if missing is not None:
         raise InputError(
             f"the image {missing!r} is not in {path}", where=os.fspath(listed), remedy="correct the labels file"

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from amctc.errors import InputError
+from amctc.errors import InputError, LimitError
 from amctc.files import read_bytes
 
-MAX_BYTES = 1 << 26
+MAX_BYTES = 1 << 25
+MAX_ROWS = 1 << 21  # each takes some 200 bytes in memory
 MAX_LABEL_DIGITS = 9
 
 AnyPath = str | os.PathLike[str]
@@ -75,7 +76,10 @@ def _rows(path: AnyPath) -> Iterator[tuple[int, list[str]]]:
     data = read_bytes(path, limit=MAX_BYTES, kind="labels file")
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        for row in reader:
+        for count, row in enumerate(reader):
+            if count >= MAX_ROWS:
+                raise LimitError(f"the labels file has more than {MAX_ROWS} rows", where=os.fspath(path),
+                                 remedy="label fewer samples")  # fmt: skip
             if row:
                 yield reader.line_num, row
     except (csv.Error, UnicodeDecodeError) as error:

@@ -168,10 +168,10 @@ class RawArrays:
 def raw_files(path: Path) -> list[Path]:
     """The ``.bin`` files of a folder in order, or the one file."""
     files = [path] if path.suffix.lower() == SUFFIX else []
-    if path.is_dir():
+    if os.path.isdir(path):
         with _readable(path):
             files = sorted((f for f in path.iterdir() if f.suffix.lower() == SUFFIX), key=_natural)
-    if not files or not files[0].exists():
+    if not files or not os.path.exists(files[0]):
         raise InputError(f"there are no {SUFFIX} files", where=str(path),
                          remedy=f"name a folder of {SUFFIX} files, or one")  # fmt: skip
     return files

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from amctc.errors import InputError, UsageError
-from amctc.files import read_bytes
+from amctc.files import parse_toml, read_bytes
+from amctc.files.toml import require_short_lines
 
 MAX_BYTES = 1 << 16  # a settings file is a page of text; a larger one is a mistake or an attack
-MAX_LINE = 1 << 12  # tomllib takes time quadratic in the number of dots of one key
 SUFFIXES = (".toml", ".yaml", ".yml")
 
 
@@ -28,10 +27,7 @@ def read_settings(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
         raise UsageError(f"a {kind} ends in {', '.join(SUFFIXES)}, not {suffix!r}", where=where, remedy="rename it")
     data = read_bytes(path, limit=MAX_BYTES, kind=kind)
     try:
-        text = data.decode("utf-8-sig")
-        if max(map(len, text.splitlines()), default=0) > MAX_LINE:
-            raise ValueError(f"a line is longer than {MAX_LINE} characters")
-        table = tomllib.loads(text) if suffix == ".toml" else yaml.load(text, _PlainLoader)
+        table = parse_toml(data) if suffix == ".toml" else _parse_yaml(data)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise _malformed(kind, where, f"{error.problem}{line}") from None
@@ -47,6 +43,12 @@ def read_settings(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
 def _malformed(kind: str, where: str, reason: object) -> InputError:
     language = "TOML" if where.lower().endswith(".toml") else "YAML"
     return InputError(f"the {kind} is not {language} as it should be: {reason}", where=where, remedy="correct the file")
+
+
+def _parse_yaml(data: bytes) -> Any:
+    text = data.decode("utf-8-sig")
+    require_short_lines(text)
+    return yaml.load(text, _PlainLoader)
 
 
 class _PlainLoader(yaml.SafeLoader):

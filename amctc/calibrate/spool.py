@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +12,8 @@ from numpy.typing import NDArray
 
 from amctc.calibrate.inputs import Feed, require_memory
 from amctc.calibrate.sources import LABELS, has_labels, match_names, naming, require_labels, unequal_labels
-from amctc.errors import InputError, LimitError, UsageError
-
-MAX_SPOOL_BYTES = 1 << 36  # 64 GiB; an endless generator must end somewhere
+from amctc.errors import InputError, UsageError
+from amctc.files.scratch import ScratchFile
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class SpooledSource:
     Where inputs share no batch axis (:mod:`amctc.calibrate.axes`), a batch may also be what one run is fed.
 
     Not more than ``limit`` samples are taken. A batch is ``{input name: array}``, for a model with one input also the
-    array alone. The file lies in the system's temporary folder (``TMPDIR``), has no name and is gone with this object.
+    array alone.
     """
 
     def __init__(
@@ -63,8 +59,7 @@ class SpooledSource:
         self._given_labels = labels
         self._labels: list[NDArray[np.int64]] = []
         self._failure: Exception | None = None
-        self._file = tempfile.TemporaryFile(prefix="amctc-samples-")  # noqa: SIM115 - open as long as this object
-        weakref.finalize(self, self._file.close)
+        self._file = ScratchFile("the samples")
 
     def __len__(self) -> int:
         self._fill()
@@ -130,7 +125,6 @@ class SpooledSource:
         limited = self._given_labels is not None and self._count == self._limit
         if labels and (count < self._count or (count > self._count and not limited)):
             raise unequal_labels(count, self._count)
-        self._file.flush()
 
     def _append(self, batch: object) -> None:
         """Check one batch, convert it to what the model is fed, write it to the file."""
@@ -147,26 +141,14 @@ class SpooledSource:
         if self._limit is not None:
             count = min(count, self._limit - first)
         fed = self._feed.convert({name: arrays[key][:count] for name, key in names.items()}, first)
-        places = {}
-        for name, array in fed.items():
-            places[name] = (self._file.tell(), array.shape)
-            if self._file.tell() + array.nbytes > MAX_SPOOL_BYTES:
-                raise LimitError(f"the samples take more than {MAX_SPOOL_BYTES} bytes", remedy="limit their number")
-            if array.dtype != object:
-                self._write(array)
+        places = {
+            name: (self._file.size if array.dtype == object else self._file.append(array), array.shape)
+            for name, array in fed.items()
+        }
         texts = {name: array for name, array in fed.items() if array.dtype == object}
         self._batches.append(_Batch(first, count, places, texts))
         if has_labels(arrays, names):
             self._labels.append(arrays[LABELS][:count].reshape(-1).astype(np.int64))
-
-    def _write(self, array: NDArray[Any]) -> None:
-        try:
-            self._file.write(array.reshape(-1).view(np.uint8).data)
-        except OSError as error:
-            raise LimitError(
-                f"the samples cannot be kept in {tempfile.gettempdir()}: {error.strerror}",
-                remedy="free space there, or set TMPDIR to another folder",
-            ) from None
 
     def _read(self, group: list[tuple[_Batch, int, int]]) -> dict[str, NDArray[Any]]:
         """Consecutive pieces ``(batch, first, last)`` of one sample shape as one batch."""
@@ -181,10 +163,7 @@ class SpooledSource:
                     continue
                 offset, shape = batch.places[spec.name]
                 row = math.prod(shape[1:]) * spec.dtype.itemsize
-                data = bytearray((last - first) * row)
-                if os.preadv(self._file.fileno(), [data], offset + first * row) != len(data):
-                    raise LimitError("the temporary file of samples is cut short", where=self.where)
-                parts.append(np.frombuffer(data, np.uint8).view(spec.dtype).reshape(last - first, *shape[1:]))
+                parts.append(self._file.read(offset + first * row, (last - first, *shape[1:]), spec.dtype))
             fed[spec.name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return fed
 

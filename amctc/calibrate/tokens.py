@@ -6,6 +6,7 @@ or for a model with one input the list alone.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from amctc.calibrate.arrays import MemoryArrays
 from amctc.calibrate.inputs import InputSpec
-from amctc.errors import InputError
+from amctc.errors import InputError, LimitError
 from amctc.files import read_bytes
 
-MAX_BYTES = 1 << 28
+MAX_BYTES = 1 << 27  # two characters become eight bytes in memory, and eight more where sequences are padded
+MAX_LINE = 1 << 24  # of nested lists, JSON takes twenty times the size of its text
+MAX_PADDED = 1 << 29  # bytes of one input; a single long sequence makes all others as long
 MASK = "mask"
 PADDING = 0
 
@@ -31,7 +34,8 @@ def read_sequences(path: str | os.PathLike[str], inputs: Sequence[InputSpec]) ->
 
     They are padded to the size the model fixes, else to the longest of the file. A two-dimensional input whose name
     holds ``mask`` and that no line has is made: 1 for what the line gives, 0 for padding. Raises :class:`InputError`
-    naming the line that is no JSON, has other inputs or other ranks than the first, or is longer than the model takes.
+    naming the line that is no JSON, has other inputs or other ranks than the first, or is longer than the model takes;
+    :class:`LimitError` for a file, a line or padded samples that are too large.
     """
     where = os.fspath(path)
     samples = list(_samples(where, inputs))
@@ -55,10 +59,14 @@ def read_sequences(path: str | os.PathLike[str], inputs: Sequence[InputSpec]) ->
 def _samples(where: str, inputs: Sequence[InputSpec]) -> Iterator[Sample]:
     """Each line as arrays; all have the names and ranks of the first."""
     first: Sample | None = None
-    lines = read_bytes(where, limit=MAX_BYTES, kind="sample file").splitlines()
+    lines = io.BytesIO(read_bytes(where, limit=MAX_BYTES, kind="sample file"))
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        if len(line) > MAX_LINE:
+            raise LimitError(
+                f"line {number} has more than {MAX_LINE} bytes", where=where, remedy="give shorter samples"
+            )
         sample = _parsed(line, number, where, inputs)
         first = first or sample
         if {n: a.ndim for n, a in sample.items()} != {n: a.ndim for n, a in first.items()}:
@@ -99,7 +107,11 @@ def _padded(rows: list[NDArray[Any]], name: str, wanted: int | str | None, where
         number = next(i for i, row in enumerate(rows, 1) if len(row) > size)
         raise InputError(f"sample {number} has {len(rows[number - 1])} numbers in {name!r}, the model takes {size}",
                          where=where, remedy="cut it when tokenizing")  # fmt: skip
-    padded = np.full((len(rows), size), PADDING, np.result_type(*rows))
+    dtype = np.result_type(*rows)
+    if len(rows) * size * dtype.itemsize > MAX_PADDED:
+        raise LimitError(f"{len(rows)} samples padded to {size} numbers in {name!r} take more than {MAX_PADDED} bytes",
+                         where=where, remedy="cut long samples when tokenizing, or give fewer")  # fmt: skip
+    padded = np.full((len(rows), size), PADDING, dtype)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,7 +83,7 @@ def load_function(text: str, *, option: str) -> UserFunction:
         example = f"{parts[0] if parts else 'file.py'}:function"
         raise UsageError(f"{option} {text!r} names no function", remedy=f"write {example}")
     path = Path(parts[0])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError("no such Python file", where=parts[0], remedy="check the path before the colon")
     module = _loaded(path.resolve(), path.stat().st_mtime_ns)
     function = getattr(module, parts[1], None)
@@ -96,9 +98,9 @@ def load_function(text: str, *, option: str) -> UserFunction:
 def _loaded(path: Path, modified: int) -> ModuleType:
     """The module in a file, run once per version of the file."""
     name = f"amctc_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = SourceFileLoader(name, str(path))  # a link may have led to a file of another suffix
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last: a file of theirs must not hide a package of ours
@@ -106,7 +108,7 @@ def _loaded(path: Path, modified: int) -> ModuleType:
     sys.modules[name] = module
     try:
         with blamed(path):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,9 +155,9 @@ def target_option(help_: str) -> Callable[[F], F]:
 def require_folder(out: str) -> None:
     """Refuse an output folder that cannot be made before any work is done."""
     path = Path(out)
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise UsageError("the output folder is a file", where=out, remedy="name a folder")
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         raise UsageError("the folder to write to does not exist", where=out, remedy="create it first")
 
 

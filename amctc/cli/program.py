@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from amctc.errors import AmctcError, LimitError, printable
+from amctc.files.writing import NO_SPACE
 
 DEBUG = "--debug"
 
@@ -91,7 +92,7 @@ class Program(click.Group):
 def failed(error: BaseException, debug: bool) -> int:
     """Tell the user about an error, in one line where it can be; gives the exit status."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        _close_stdout()
         return 1
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return _say("interrupted", INTERRUPTED)
@@ -99,12 +100,20 @@ def failed(error: BaseException, debug: bool) -> int:
         return _say(f"error: {_usage(error)}", error.exit_code)
     if isinstance(error, MemoryError):
         return _say("error: not enough memory; use a smaller --batch-size or a smaller model", LimitError.exit_status)
+    if isinstance(error, OSError) and error.errno in NO_SPACE:  # files are written by those who say so themselves
+        _close_stdout()
+        return _say("error: there is no space left for what is printed; free some, run again", LimitError.exit_status)
     if isinstance(error, AmctcError):
         _say(f"error: {error}", error.exit_status)
         _show_detail(error.detail or "", debug)
         return error.exit_status
     finding = f"{type(error).__name__}: {printable(error, 300)}"
     return _say(f"internal error: {finding}; run with {DEBUG} for the traceback", 1)
+
+
+def _close_stdout() -> None:
+    """Drop what is still to be printed: the interpreter flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str, status: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,9 +133,9 @@ def require_file(out: str) -> None:
     path = Path(out)
     if path.suffix not in (".onnx", GRAPH_TEXT):
         raise UsageError(f"{path.name!r} is neither .onnx nor {GRAPH_TEXT}", where="-o", remedy="choose one of them")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError("the output is a folder", where=out, remedy="name a file")
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         raise UsageError("the folder to write to does not exist", where=out, remedy="create it first")
 
 

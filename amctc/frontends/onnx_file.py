@@ -73,6 +73,8 @@ def load(path: AnyPath) -> Graph:
     except AmctcError as error:
         error.where = f"{name}: {error.where}" if error.where else name
         raise
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file holds what no code expects: attributes missing or of another type
         finding = f"the model is malformed ({type(error).__name__}: {printable(error, 200)})"
         raise InputError(finding, where=name, remedy="export the model again") from error

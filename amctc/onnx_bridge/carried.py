@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from onnx import AttributeProto, NodeProto
@@ -10,6 +10,7 @@ from onnx import AttributeProto, NodeProto
 from amctc.ir import Op, Value, build, constant_data
 from amctc.onnx_bridge.converters import CONVERTERS, NodeView, build_named
 from amctc.onnx_bridge.inference import node_types, small_constants
+from amctc.onnx_bridge.subgraphs import inner_nodes
 from amctc.ops.onnx import Node
 from amctc.types import TensorType, merge_types, shapes_agree
 
@@ -22,6 +23,11 @@ def attribute_names(kind: Node) -> tuple[str, ...]:
 def integer_attributes(kind: Node) -> dict[str, int]:
     """The integer attributes of a carried node by name."""
     return {a.name: a.i for a in NodeProto.FromString(kind.proto).attribute if a.type == AttributeProto.INT}
+
+
+def inner_ops(kind: Node) -> Iterator[tuple[str, str]]:
+    """Domain and op type of every node in the bodies of a carried node."""
+    return ((n.domain, n.op_type) for n in inner_nodes(NodeProto.FromString(kind.proto)))
 
 
 def recognised(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import NodeProto, SparseTensorProto, TensorProto
 
-from amctc.data import Data, deferred
+from amctc.data import Data, DeferredData, FileData, deferred
 from amctc.errors import InputError, LimitError, printable
 from amctc.onnx_bridge.tensors import ExternalFile, elem_of, tensor_data
 from amctc.types import Array, ScalarType
 
+SHARED_CLAIMS, FREE_CLAIMS = 4, 64 << 20
+"""Tensors of one external file may claim its bytes so many times together, and so many bytes beside: weights are shared
+now and then, but a thousand tensors on one MiB are a bomb that goes off where the model is written or run."""
+
 DENSE_LIMIT = 1 << 30
 """Most bytes that a sparse tensor may take once it is dense: a few stored bytes can claim any shape."""
+
+
+def require_own_bytes(contents: Iterable[Data]) -> None:
+    """Raise :class:`LimitError` where tensors claim far more bytes of an external file than it has."""
+    claims: Counter[Path] = Counter()
+    for data in contents:
+        for part in data.inputs if isinstance(data, DeferredData) else (data,):
+            if isinstance(part, FileData):
+                claims[part.path] += part.nbytes
+    for path, claimed in claims.items():
+        if claimed > FREE_CLAIMS and claimed > SHARED_CLAIMS * path.stat().st_size + FREE_CLAIMS:
+            raise LimitError(f"tensors claim {claimed} bytes of an external file of {path.stat().st_size}",
+                             where=printable(path.name), remedy="export the model again")  # fmt: skip
 
 
 def constant_node(node: NodeProto, external: ExternalFile | None) -> tuple[Data, ScalarType]:

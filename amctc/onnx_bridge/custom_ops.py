@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from os import PathLike, fspath
@@ -25,7 +26,7 @@ def register_custom_ops(library: str | PathLike[str]) -> None:
     path = str(Path(fspath(library)).absolute())
     if path in _libraries:
         return
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError("no such library of custom operators", where=fspath(library),
                          remedy="name the shared library that ONNX Runtime would load")  # fmt: skip
     try:

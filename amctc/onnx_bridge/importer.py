@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import onnx
@@ -12,10 +13,11 @@ from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
 from amctc.onnx_bridge.checks import AGAIN, check_names, check_nodes
-from amctc.onnx_bridge.contents import constant_node, sparse_data
+from amctc.onnx_bridge.contents import constant_node, require_own_bytes, sparse_data
 from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView, build_named
 from amctc.onnx_bridge.functions import inlined
 from amctc.onnx_bridge.inference import inferred_types, node_types, small_constants
+from amctc.onnx_bridge.loops import check_loops
 from amctc.onnx_bridge.names import Names, node_names
 from amctc.onnx_bridge.opsets import OLDEST_OPSET, OPSET, modernised, oldest_version, upgraded
 from amctc.onnx_bridge.order import in_order
@@ -52,6 +54,7 @@ def import_model(
     if version > onnx.defs.onnx_opset_version():
         raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
     check_nodes(model, version)
+    check_loops(model)
     model = with_plain_domain(inlined(model))
     if version and version < OLDEST_OPSET:
         sparse = (t.values.name for t in model.graph.sparse_initializer)
@@ -70,7 +73,11 @@ class _Importer:
         self._model, self._version, self._opsets, self._external = model, version, opsets, external
         self._converters = converters
         self._values: dict[str, Value] = {}
-        self._types = inferred_types(model)
+
+    @functools.cached_property
+    def _types(self) -> Mapping[str, TensorType]:
+        """What ONNX infers of all values; asked for carried nodes alone, whose types are not ours to infer."""
+        return inferred_types(self._model)
 
     def graph(self) -> Graph:
         proto = self._model.graph
@@ -104,6 +111,7 @@ class _Importer:
             if name in found:
                 raise InputError(f"initializer {printable(name)!r} is given twice", remedy=AGAIN)
             found[name] = content
+        require_own_bytes(data for data, _ in found.values())
         return found
 
     def _inputs(self, initializers: dict[str, tuple[Data, ScalarType]]) -> list[GraphInput]:

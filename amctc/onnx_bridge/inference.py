@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -13,7 +12,8 @@ from onnx import NodeProto, TensorProto, helper, shape_inference
 
 from amctc.data import Data
 from amctc.errors import UnsupportedError
-from amctc.onnx_bridge.subgraphs import inner_nodes, tensors_of
+from amctc.onnx_bridge.propagation import with_types
+from amctc.onnx_bridge.subgraphs import inner_nodes
 from amctc.onnx_bridge.tensors import tensor_proto, type_of, type_proto
 from amctc.ops.onnx import Node, use_type_inference
 from amctc.types import OpaqueType, TensorType, shapes_agree
@@ -31,9 +31,6 @@ KEPT_ELEMENTS = 1024
 FRAGILE = {"EyeLike", "RegexFullMatch"}
 """Ops whose inference reads the type of an operand without asking whether it is known, and then ends the process."""
 
-CARRIED_ELEMENTS = 1 << 16
-"""Most elements of a shape whose contents are carried through the model's ops. Memory and time grow with them."""
-
 
 def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     """Types of all values of a model by name, as far as ONNX finds them. Weights are left out of the inference."""
@@ -41,9 +38,7 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     if not any(has_fragile_body(node) or node.op_type in FRAGILE for node in model.graph.node):
         # The C++ inference raises bare exceptions on odd models; per-node inference still works.
         with contextlib.suppress(Exception):
-            found = shape_inference.infer_shapes(
-                skeleton, check_type=False, strict_mode=False, data_prop=_is_cheap(model)
-            )
+            found = with_types(skeleton)
     known = _symbols(i.type for i in (*model.graph.input, *model.graph.output, *model.graph.value_info))
     types: dict[str, TensorType] = {}
     shared: dict[bytes, TensorType | None] = {}  # models repeat themselves, and a type costs more than its bytes
@@ -55,34 +50,6 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, TensorType]:
         if (remembered := shared[key]) is not None:
             types[info.name] = remembered
     return types
-
-
-_DATA_OPS = {"Add", "Cast", "Concat", "Gather", "Identity", "Mul", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze"}
-"""Ops through which ONNX carries the contents of shapes."""
-
-
-def _is_cheap(model: onnx.ModelProto) -> bool:
-    """Whether the contents of shapes, carried through the model, stay small: a ``Concat(s, s)`` doubles them."""
-    infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    rank = max((len(i.type.tensor_type.shape.dim) for i in infos), default=0)
-    largest = max(rank, 16)
-    integers = (TensorProto.INT64, TensorProto.INT32)
-    sizes = {t.name: math.prod(t.dims) for t in model.graph.initializer if t.data_type in integers}
-    for outer in model.graph.node:
-        for node in (*inner_nodes(outer), outer):
-            if node.op_type == "Constant":
-                size = max(1, sum(math.prod(t.dims) for t in tensors_of(node)), *(len(a.ints) for a in node.attribute))
-            elif node.op_type == "Shape":
-                size = largest
-            elif node.op_type == "Concat":
-                size = sum(sizes.get(n, 0) for n in node.input)
-            elif node.op_type in _DATA_OPS:
-                size = max((sizes.get(n, 0) for n in node.input), default=0)
-            else:
-                continue
-            largest = max(largest, size)
-            sizes.update((n, size) for n in node.output)
-    return largest <= CARRIED_ELEMENTS
 
 
 def has_fragile_body(node: NodeProto) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -55,12 +56,14 @@ def written_size(graph: Graph, name: str, export: Exporter, *, external_above: i
 @contextmanager
 def temporary_model(graph: Graph, export: Exporter) -> Iterator[Path]:
     """A file that holds ``graph``, its contents beside it, while the block lasts; :class:`LimitError` without room."""
-    with TemporaryDirectory(prefix="amctc-model-") as folder:
-        path = Path(folder) / "model.onnx"
+    with ExitStack() as stack:
         try:
+            folder = stack.enter_context(TemporaryDirectory(prefix="amctc-model-"))
+            path = Path(folder) / "model.onnx"
             write_model(graph, lambda name: path.with_name(name).open("xb"), path.name, export, external_above=0)
         except OSError as error:
-            raise LimitError(f"the model for ONNX Runtime cannot be written: {error.strerror}", where=folder,
+            raise LimitError(f"the model for ONNX Runtime cannot be written: {error.strerror}",
+                             where=tempfile.tempdir or "the temporary folder",
                              remedy="free space there, or set TMPDIR to another folder") from None  # fmt: skip
         yield path
 

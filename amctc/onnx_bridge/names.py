@@ -25,11 +25,16 @@ class Names:
 
 
 def node_names(nodes: Sequence[NodeProto]) -> list[str]:
-    """The nodes' own names, else ``{op_type}_{index}``, counted per op type in file order (design, decision 11)."""
+    """The nodes' own names, else ``{op_type}_{index}``, counted per op type in file order (design, decision 11).
+
+    Layers are told apart by them in reports, options and records: a name that is taken gets a number.
+    """
+    fresh = Names(node.name for node in nodes if node.name).fresh
     counts: dict[str, int] = {}
-    names = []
+    names: dict[str, None] = {}
     for node in nodes:
         index = counts.get(node.op_type, 0)
         counts[node.op_type] = index + 1
-        names.append(node.name or f"{node.op_type}_{index}")
-    return names
+        own = node.name if node.name not in names else ""
+        names[own or fresh(node.name or f"{node.op_type}_{index}")] = None
+    return list(names)

@@ -21,6 +21,7 @@ def needed_opset(graph: Graph) -> int:
     ours = [op for op in graph.ops if not isinstance(op.kind, Node | Constant)]
     elems = [v.type.elem for v in graph.values()]
     used = {v.type.elem for op in ours for v in (*op.operands, *op.results) if v is not None}
+    used |= {v.type.elem for v in graph.outputs}  # a constant or an input is handed out by an Identity
     return max(
         OPSET,
         21 if any(isinstance(e, QuantizedType) and _is_new(e) for e in elems) else 0,

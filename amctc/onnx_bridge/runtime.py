@@ -23,6 +23,7 @@ from amctc.onnx_bridge.model_file import serialized, temporary_model
 from amctc.onnx_bridge.names import Names
 from amctc.onnx_bridge.storage import TensorStore, contents_size, inline
 from amctc.onnx_bridge.subgraphs import inner_names
+from amctc.onnx_bridge.value_sizes import require_sizes
 from amctc.ops.onnx import Node
 from amctc.schema import OpKind
 from amctc.types import Array
@@ -85,6 +86,7 @@ class FloatSession:
         self._keep = list(dict.fromkeys(keep))
         names = [f"kept/{i}" for i in range(len(self._keep))]
         exposed = graph.with_outputs((*graph.outputs, *self._keep), (*graph.output_names, *names))
+        require_sizes(exposed)
         self.output_names, self._names = graph.output_names, names
         self._casts = EdgeCasts(exposed)
         with self._file(exposed) as model:

@@ -7,6 +7,7 @@ bounded by the largest tensor.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -87,7 +88,7 @@ def contents_size(graph: Graph) -> int:
 
 def require_other_file(graph: Graph, target: Path) -> None:
     """Raise :class:`UsageError` if ``target`` is a file that constants of the graph are still read from."""
-    if not target.exists():
+    if not os.path.exists(target):
         return
     seen: set[int] = set()
     stack = [data for data, _ in _contents(graph)]
@@ -98,6 +99,6 @@ def require_other_file(graph: Graph, target: Path) -> None:
         seen.add(id(data))
         if isinstance(data, DeferredData):
             stack.extend(data.inputs)
-        elif isinstance(data, FileData) and data.path.exists() and data.path.samefile(target):
+        elif isinstance(data, FileData) and os.path.exists(data.path) and data.path.samefile(target):
             raise UsageError("the graph's weights are read from this file while it would be written",
                              where=str(target), remedy="save under another name")  # fmt: skip

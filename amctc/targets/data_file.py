@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 from amctc.errors import InputError
+from amctc.files import parse_toml, read_bytes
+from amctc.files.toml import MAX_BYTES
 from amctc.targets.profile import Epilogue, Profile, Tag, choice_values, nearest
 
 STORAGES = ("i8", "i4", "f16")
-MAX_BYTES = 1 << 20
 REMEDY = "see the shipped profiles for the form"
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a TOML file; raises :class:`InputError` that names the key at fault."""
+    """The profile in a TOML file; :class:`InputError` names the key at fault, else errors as of reading any file."""
+    data = read_bytes(path, limit=MAX_BYTES, kind="target profile")
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read the target profile: {error.strerror}", where=path.name) from error
-    if len(data) > MAX_BYTES:
-        raise InputError("a target profile is at most 1 MiB", where=path.name, remedy=REMEDY)
-    try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = parse_toml(data)
+    except ValueError as error:
         raise InputError(f"not TOML: {error}", where=path.name, remedy=REMEDY) from error
     return profile_from_table(table, path.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from pathlib import Path
 
@@ -122,13 +123,22 @@ def test_a_missing_file(tmp_path: Path) -> None:
         FileData(tmp_path / "none", 0, (1,), F)
 
 
-@pytest.mark.parametrize("cut", [True, False])
-def test_a_file_that_changes_after_it_was_opened(file: Path, cut: bool) -> None:
-    data = FileData(file, 1, (4,), F)
-    if cut:
+@pytest.mark.parametrize("how", ["cut", "gone", "another", "a link", "other contents"])
+def test_a_file_that_changes_after_it_was_opened(file: Path, how: str) -> None:
+    data, contents = FileData(file, 1, (4,), F), file.read_bytes()
+    other = file.with_name("other")
+    other.write_bytes(contents)
+    if how == "cut":
         file.write_bytes(b"\x00" * 5)
+    elif how == "other contents":
+        file.write_bytes(contents)
+        os.utime(file, ns=(1, 1))
     else:
         file.unlink()
+        if how == "another":
+            other.rename(file)
+        elif how == "a link":
+            file.symlink_to(other)
     with pytest.raises(InputError, match="gone or was cut"):
         data.read()
 

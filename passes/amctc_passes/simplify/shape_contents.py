@@ -95,9 +95,14 @@ def _elementwise(function: Callable[..., Dim]) -> Rule:
         length = max(map(len, operands), default=0)
         if any(len(o) not in (1, length) for o in operands):
             return None
-        return tuple(function(*(o[i % len(o)] for o in operands)) for i in range(length))
+        return tuple(_stored(function(*(o[i % len(o)] for o in operands))) for i in range(length))
 
     return rule
+
+
+def _stored(size: Dim) -> Dim:
+    """A number that int64 holds, ``None`` for others: they wrap around, and forty squares in a row fill the memory."""
+    return size if not isinstance(size, int) or -(1 << 63) <= size < 1 << 63 else None
 
 
 def _plus(a: Dim, b: Dim) -> Dim:

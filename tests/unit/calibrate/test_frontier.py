@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 
 import numpy as np
 import pytest
@@ -102,15 +101,15 @@ def test_refused() -> None:
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def seek(self, at: int) -> None: ...
+    """The very last byte too: nothing waits in a buffer until someone reads."""
+    real = os.pwrite
 
-        def write(self, data: object) -> None:
+    def almost(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) == 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data[:-1], offset)
 
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    monkeypatch.setattr(os, "pwrite", almost)
     _, values = network()
     with pytest.raises(LimitError, match=r"No space left.*TMPDIR"):
         Frontier(Counted()).store(values[1])

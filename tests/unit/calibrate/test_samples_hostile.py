@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from amctc.calibrate import arrays, inputs, spool
+from amctc.calibrate import arrays, inputs, labels, tokens
 from amctc.calibrate.labels import array_labels, file_labels
 from amctc.calibrate.preprocess import PRESETS, Preprocess
 from amctc.calibrate.samples import InputSpec, from_iterable, open_samples
 from amctc.errors import AmctcError, InputError, LimitError, UsageError
+from amctc.files import scratch
 
 F4 = np.dtype(np.float32)
 DATA = InputSpec("data", ("N", 4), F4)
+IDS = InputSpec("ids", ("N", "T"), np.dtype(np.int64))
 IMAGE = InputSpec("image", (None, 3, 8, 8), F4)
 
 
@@ -198,7 +200,7 @@ def test_batches_have_a_bound(tmp_path, monkeypatch):
 
 
 def test_the_spool_has_a_bound(monkeypatch):
-    monkeypatch.setattr(spool, "MAX_SPOOL_BYTES", 100)
+    monkeypatch.setattr(scratch, "MAX_BYTES", 100)
     with pytest.raises(LimitError, match="limit their number"):
         list(from_iterable((np.zeros((4, 4), np.float32) for _ in range(9)), [DATA]))
 
@@ -416,3 +418,33 @@ def test_bad_labels_of_arrays(tmp_path, text, word):
     with pytest.raises(InputError) as error:
         array_labels(tmp_path / "l.csv", 3)
     assert word in str(error.value)
+
+
+# --------------------------------------------------------------------------------- small files that ask for much
+
+
+def test_one_long_sequence_does_not_pad_all_others(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"[" + b"1," * (1 << 17) + b"1]\n" + b"[1]\n" * 1000)
+    refused(tmp_path / "a.jsonl", "padded to 131073 numbers", specs=(IDS,), error=LimitError)
+
+
+@pytest.mark.parametrize(("name", "bound", "data"), [
+    ("MAX_LINE", 100, b"[" + b"1," * 99 + b"1]"), ("MAX_BYTES", 100, b"[1]\n" * 99),
+])  # fmt: skip
+def test_token_files_have_bounds(tmp_path, monkeypatch, name, bound, data):
+    monkeypatch.setattr(tokens, name, bound)
+    (tmp_path / "a.jsonl").write_bytes(data)
+    refused(tmp_path / "a.jsonl", "100", specs=(IDS,), error=LimitError)
+
+
+def test_labels_have_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "MAX_ROWS", 10)
+    (tmp_path / "l.csv").write_bytes(b"label\n" + b"1\n" * 20)
+    with pytest.raises(LimitError, match="more than 10 rows"):
+        array_labels(tmp_path / "l.csv", 20)
+
+
+def test_the_list_of_an_archive_has_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "MAX_DIRECTORY", 100)
+    np.savez(tmp_path / "a.npz", **{f"a{i}": np.zeros(1) for i in range(9)})
+    refused(tmp_path / "a.npz", "lists its arrays in more than 100 bytes")

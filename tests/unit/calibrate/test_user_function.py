@@ -149,3 +149,12 @@ def test_our_own_errors_keep_their_kind(tmp_path) -> None:
     path.write_text("from amctc.errors import UsageError\n\ndef f():\n    raise UsageError('mine', remedy='r')\n")
     with pytest.raises(UsageError, match=r"ours\.py:4: mine; r"):
         load_function(f"{path}:f", option="-e").call()
+
+
+def test_a_link_to_a_file_of_another_suffix(tmp_path) -> None:
+    (tmp_path / "script").write_text("def f():\n    return 7\n")
+    (tmp_path / "a.py").symlink_to("script")
+    assert load_function(f"{tmp_path / 'a.py'}:f", option="--evaluator").call() == 7
+    (tmp_path / "b.py").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError):
+        load_function(f"{tmp_path / 'b.py'}:f", option="--evaluator")

@@ -20,7 +20,7 @@ from amctc.onnx_bridge import export_model, import_model
 from amctc.onnx_bridge.emitters import STANDARD
 from amctc.onnx_bridge.names import Names
 from amctc.ops import nn
-from amctc.types import F32, TensorType
+from amctc.types import F32, I4, TensorType
 from tests.unit.onnx_bridge.round_trips import round_trip, run_model
 
 X = np.array([[1.0, -2.0, 3.0], [-0.0, 5.5, -6.25]], np.float32)
@@ -89,6 +89,11 @@ def test_outputs_that_are_inputs_constants_or_repeated() -> None:
     assert list(outputs) == ["p", "w", "q", "r", "v"]
     for name, expected in {"p": X, "w": X, "q": np.maximum(X, 0), "r": np.maximum(X, 0), "v": X}.items():
         np.testing.assert_array_equal(outputs[name], expected)
+
+
+def test_an_output_that_is_a_constant_of_a_new_type_has_an_opset_that_hands_it_out() -> None:
+    model = export_model(Graph((), (const(np.zeros(3, np.int8), I4),), ("y",)))
+    onnx.checker.check_model(model, full_check=True)
 
 
 def test_a_graph_without_nodes() -> None:

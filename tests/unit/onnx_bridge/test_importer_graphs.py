@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, parser
 
 from amctc.errors import AmctcError, InputError, LimitError, UnsupportedError
 from amctc.ir import Constant, Graph
-from amctc.onnx_bridge import FloatSession, export_model, functions, import_model, inference
+from amctc.onnx_bridge import FloatSession, export_model, functions, import_model, propagation
 from amctc.ops import nn
 from amctc.parser import parse_graph
 from amctc.pipeline import Context, Pipeline
@@ -411,5 +411,5 @@ def test_computed_shapes_are_still_followed(monkeypatch: pytest.MonkeyPatch) -> 
     model = net("{ s = Shape(x) q = Concat <axis = 0> (s, s) y = Expand(z, q) }", inputs="float[2,3] x, float[1] z",
                 outputs="float[a,b,c,d] y")  # fmt: skip
     assert import_model(model).outputs[0].type.dims == (2, 3, 2, 3)
-    monkeypatch.setattr(inference, "CARRIED_ELEMENTS", 8)
+    monkeypatch.setattr(propagation, "CARRIED_ELEMENTS", 8)
     assert import_model(model).outputs[0].type.dims == ("a", "b", "c", "d")

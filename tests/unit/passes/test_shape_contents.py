@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -206,3 +207,11 @@ def test_what_is_not_followed() -> None:
     assert contents(apply(nn.Identity(), GraphInput("v", TensorType((3,), I64)))) is None
     assert contents(apply(nn.Relu(), GraphInput("f", TensorType((3,), F32)))) is None
     assert contents(const(np.int64(7))) == (7,)
+
+
+def test_sizes_beyond_int64_are_not_known() -> None:
+    """Forty squares in a row have 2^40 digits: found by a folding bomb."""
+    names = [f"t{i}" for i in range(41)]
+    squares = [node("Mul", f"{a} {a}", b) for a, b in itertools.pairwise(names)]
+    graph = model(node("Shape", "x", "t0"), *squares, node("Identity", "t40", "y"), shape=(2, 3))
+    assert contents(graph.outputs[0].producer.operands[0]) == (None, None)
