@@ -1,6 +1,7 @@
 # make demo   compress the shipped example and show the result
 # make test   style, types, import floors, and all tests
-# Both set up their own environment in .venv on first use.
+# make nightly   hours of drawing, damaging, killing and mutating (docs/reliability.md)
+# All set up their own environment in .venv on first use.
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,8 +24,20 @@ check: $(VENV)/.test
 	$(BIN)/python -m mypy
 	$(BIN)/python tools/check_floors.py
 
-nightly: $(VENV)/.test
+# Hours. What each line tries, and what it found last, is in docs/reliability.md.
+nightly: $(VENV)/.nightly
 	AMCTC_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) tests/derived tests/unit
+	$(BIN)/python -m tools.random_graphs --count 40000 --jobs $(WORKERS)
+	$(BIN)/python -m tools.conformance
+	$(BIN)/python -m tools.integer_truth --cases 1500
+	$(BIN)/python -m tools.integer_truth --cases 250 --executor reference
+	$(BIN)/python -m tools.integer_truth --cases 250 --executor onnxruntime
+	$(BIN)/python -m tools.guard_mutants
+	$(BIN)/python -m tools.mutation
+	$(BIN)/python -m tools.bad_inputs
+	$(BIN)/python -m tools.kills
+	$(BIN)/python -m tools.resume_kills --count 200
+	$(BIN)/python -m tools.fuzz --seconds 60
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -45,3 +58,7 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable ".[test]"
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.nightly: $(VENV)/.test
+	$(PIP) install --editable ".[test,nightly]"
+	touch $@

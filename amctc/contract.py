@@ -23,9 +23,15 @@ class Exact(Effect):
 
 @dataclass(frozen=True)
 class Rounding(Effect):
-    """By floating-point rounding: ``units`` · 2^-23 · magnitude per application (see :mod:`amctc.magnitude`)."""
+    """By floating-point rounding: ``units`` · 2^-23 · magnitude per application (see :mod:`amctc.magnitude`).
+
+    ``algebraic`` says more: without rounding nothing would move, whatever the constants are, and what is computed from
+    them are sums, products, quotients and square roots. Checks prove it on exact rationals
+    (:mod:`amctc.testing.algebra`).
+    """
 
     units: float = 2.0
+    algebraic: bool = False
 
     def __str__(self) -> str:
         return f"rounding, {self.units:g} units of the last place"

@@ -46,9 +46,17 @@ def _absolute(factory: KernelFactory) -> KernelFactory:
 
     def bind(op: Op, constants: Sequence[Array | None]) -> Kernel:
         kernel = factory(_positive(_unactivated(op)), [None if c is None else np.abs(c) for c in constants])
-        return lambda *arrays: kernel(*(None if a is None else np.abs(a) for a in arrays))
+        least = _least(getattr(op.kind, "activation", None))
+        if not least:
+            return lambda *arrays: kernel(*(None if a is None else np.abs(a) for a in arrays))
+        return lambda *arrays: np.maximum(kernel(*(None if a is None else np.abs(a) for a in arrays)), least)
 
     return bind
+
+
+def _least(kind: OpKind | None) -> float:
+    """How large the result of a clip is however small its operand: a bound on the far side of zero."""
+    return max(kind.low, -kind.high, 0.0) if isinstance(kind, nn.Clip) else 0.0
 
 
 def _positive(op: Op) -> Op:
@@ -75,8 +83,8 @@ def _moved(factory: KernelFactory) -> KernelFactory:
 
 
 def _pass_through(op: Op, constants: Sequence[Array | None]) -> Kernel:
-    slope = max(1.0, abs(getattr(op.kind, "alpha", 1.0)))
-    return lambda x: np.abs(x) * slope
+    slope, least = max(1.0, abs(getattr(op.kind, "alpha", 1.0))), _least(op.kind)
+    return lambda x: np.maximum(np.abs(x) * slope, least)
 
 
 def _batch_norm(op: Op, constants: Sequence[Array | None]) -> Kernel:

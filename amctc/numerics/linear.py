@@ -42,19 +42,21 @@ def quantize_linear(
     """ONNX QuantizeLinear: saturate(RNE(x / scale) + zero_point) to ``[low, high]``, stored as ``dtype``.
 
     A true float32 division, unlike N2's multiplication by the reciprocal (N5 tells where the two differ). ``scale``
-    and ``zero_point`` are scalars, [1], or [C] along ``axis``. NaN becomes 0, infinities saturate.
+    and ``zero_point`` are scalars, [1], or [C] along ``axis``. Infinities saturate; NaN becomes ``low``, as in ONNX
+    Runtime (the standard leaves it open), so that shifting the storage does not change what it stands for.
     Raises InputError for scales that are not finite and positive.
     """
     values = float32_array(x)
     scales, zeros = float32_array(scale), np.asarray(zero_point)
     require_positive_scales(scales, "the quantization scale")
-    # 0 · NaN stays NaN through the division, so saturate() sees it.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         q = np.asarray(values / along_axis(scales, values.ndim, axis))
     np.rint(q, out=q)
     if zeros.any():
         # Exact: storage has at most 16 bits, and larger float32 integers saturate whatever the offset.
         q += along_axis(zeros.astype(np.float32), values.ndim, axis)
+    if q.size and np.isnan(q.min()):
+        q[np.isnan(q)] = low
     return saturate(q, low, high, dtype)
 
 

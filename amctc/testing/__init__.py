@@ -20,9 +20,10 @@ from amctc.testing import (  # noqa: F401
 )
 from amctc.testing.arrays import Recipe
 from amctc.testing.checks import Report, check_rewrite
-from amctc.testing.instances import PERTURBATIONS, Instance, instances
+from amctc.testing.instances import PERTURBATIONS, Instance, draw_instance, instances
 from amctc.testing.op_checks import check_op
 from amctc.testing.pass_checks import PassReport, check_pass, check_pipeline
+from amctc.testing.random_graphs import random_graph
 from amctc.testing.samplers import (
     Sample,
     Sampler,
@@ -41,6 +42,6 @@ from amctc.testing.violations import Violation
 __all__ = [
     "PERTURBATIONS", "HypothesisSource", "Instance", "PassReport", "Recipe", "Report", "Sample", "Sampler",
     "SeededSource", "Slot", "Source", "Unfit", "Violation", "Wanted", "arrays", "check_op", "check_pass",
-    "check_pipeline", "check_rewrite", "draw_sample", "draw_type", "graphs", "has_sampler", "instances", "op_graphs",
-    "ops", "registered_samplers", "sampler", "types",
+    "check_pipeline", "check_rewrite", "draw_instance", "draw_sample", "draw_type", "graphs", "has_sampler",
+    "instances", "op_graphs", "ops", "random_graph", "registered_samplers", "sampler", "types",
 ]  # fmt: skip

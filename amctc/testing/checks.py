@@ -15,6 +15,7 @@ from amctc.kernels.tables import ORACLE
 from amctc.magnitude import MAGNITUDE
 from amctc.rewrite import Rewrite, RewriteLog
 from amctc.testing import comparisons, properties
+from amctc.testing.algebra import check_algebra, is_algebraic
 from amctc.testing.blueprints import Samplers
 from amctc.testing.instances import Instance, instances
 from amctc.testing.violations import Violation, explore
@@ -37,7 +38,8 @@ def default_examples() -> int:
 class Report:
     """What a check saw.
 
-    ``firings`` counts applications, ``compared`` those whose results were. ``declined`` counts reasons,
+    ``firings`` counts applications, ``compared`` those whose results were, ``proved`` those of an algebraic rule that
+    were equal on exact rationals too. ``declined`` counts reasons,
     ``perturbations`` graphs (``fired_on``: those where the rule fired), ``notes`` why results were not compared.
     """
 
@@ -46,6 +48,7 @@ class Report:
     graphs: int = 0
     firings: int = 0
     compared: int = 0
+    proved: int = 0
     declined: Counter[str] = field(default_factory=Counter)
     perturbations: Counter[str] = field(default_factory=Counter)
     fired_on: Counter[str] = field(default_factory=Counter)
@@ -53,6 +56,8 @@ class Report:
 
     def __str__(self) -> str:
         parts = [f"{self.rule} ({self.effect}): {self.graphs} graphs, {self.firings} firings, {self.compared} compared"]
+        if self.proved:
+            parts.append(f"proved on exact rationals: {self.proved} instances")
         if self.perturbations:
             each = (f"{name} {self.fired_on[name]}/{n}" for name, n in sorted(self.perturbations.items()))
             parts.append("fired on " + ", ".join(each))
@@ -143,6 +148,10 @@ def _compare(graph: Graph, result: Graph, log: RewriteLog, tables: comparisons.T
             note = comparisons.check_application(graph, application, tables)
             report.notes.update([note] if note else [])
             report.compared += note is None
+            if is_algebraic(application.rule):
+                note = check_algebra(application)
+                report.notes.update([f"not proved: {note}"] if note else [])
+                report.proved += note is None
         comparisons.check_outputs(graph, result, [a.rule.effect for a in log.applications], tables)
     except Violation:
         raise

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from amctc.analysis import EVERYTHING, value_range
-from amctc.data import ArrayData
+from amctc.data import ArrayData, Data
 from amctc.interp import KernelTable, Plan
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, constant_data
+from amctc.ops import nn
 from amctc.rewrite import Application
 from amctc.testing.arrays import Recipe, feed, numbered
 from amctc.testing.workbench import transplant
@@ -100,22 +101,27 @@ def reached_inputs(*values: Value) -> set[Value]:
 
 
 def widened(graph: Graph) -> Graph:
-    """The graph with float32 in place of float16, so that it can be evaluated in float64 like any other.
-
-    For evaluation only: casts still round to float16.
-    """
+    """The graph with float32 in place of float16, casts included, so that it can be evaluated in float64."""
     if not any(v.type.elem == F16 for v in graph.values()):
         return graph
-    inputs = tuple(GraphInput(v.name, _wide(v.type)) for v in graph.inputs)
+    inputs = tuple(GraphInput(v.name, _wide(v.type), _wide_default(v)) for v in graph.inputs)
     leaves: dict[Value, Value] = dict(zip(graph.inputs, inputs, strict=True))
     for op in graph.ops:
         kind = op.kind
         if isinstance(kind, Constant) and kind.elem == F16:
             kind = Constant(ArrayData(kind.data.read().astype(np.float32)), F32)
+        elif isinstance(kind, nn.Cast) and kind.to == F16:
+            kind = nn.Cast(F32)
         operands = tuple(None if o is None else leaves[o] for o in op.operands)
         types = tuple(_wide(r.type) for r in op.results)
         leaves.update(zip(op.results, Op(kind, operands, types, (None,) * len(types), op.origins).results, strict=True))
     return Graph(inputs, tuple(leaves[v] for v in graph.outputs), graph.output_names)
+
+
+def _wide_default(value: GraphInput) -> Data | None:
+    if value.default is None or value.type.elem != F16:
+        return value.default
+    return ArrayData(value.default.read().astype(np.float32))
 
 
 def _wide(type_: TensorType) -> TensorType:

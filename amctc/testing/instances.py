@@ -68,15 +68,22 @@ def instances(
 
 @st.composite
 def _instances(draw: DrawFn, pattern: OpPattern[Any], elems: tuple[ScalarType, ...], samplers: Samplers) -> Instance:
-    source = HypothesisSource(draw)
     try:
-        return _assemble(source, pattern, draw_blueprint(source, pattern, samplers, source.choice(elems)))
+        return draw_instance(HypothesisSource(draw), pattern, elems=elems, samplers=samplers)
     except (Unfit, UsageError):
         reject()
 
 
-def _assemble(source: Source, pattern: OpPattern[Any], blueprint: Blueprint) -> Instance:
-    perturbation = source.choice(PERTURBATIONS)
+def draw_instance(
+    source: Source, pattern: OpPattern[Any], *, elems: Sequence[ScalarType] = (F32,), samplers: Samplers | None = None,
+    perturbations: Sequence[str] = PERTURBATIONS,
+) -> Instance:  # fmt: skip
+    """One instance from any source of choices; :class:`Unfit` or :class:`UsageError` where the draw comes to no end."""
+    blueprint = draw_blueprint(source, pattern, samplers or {}, source.choice(elems))
+    return _assemble(source, pattern, blueprint, source.choice(perturbations))
+
+
+def _assemble(source: Source, pattern: OpPattern[Any], blueprint: Blueprint, perturbation: str) -> Instance:
     assembly = _Assembly(Workbench(source), blueprint, pattern)
     if perturbation == NEAR_MISS and not assembly.spoil():
         perturbation = NONE

@@ -13,24 +13,19 @@ from hypothesis.strategies import SearchStrategy
 
 from amctc.errors import UsageError, printable
 from amctc.ir import Graph
-from amctc.ops import nn
-from amctc.pipeline import Batch, Pass, PatternPass, Pipeline, Repeat
+from amctc.ops import quant
+from amctc.pipeline import Batch, Context, Pass, PatternPass, Pipeline, Repeat, installed
 from amctc.preset import load_preset
 from amctc.testing import properties
 from amctc.testing.arrays import Recipe, feed
 from amctc.testing.checks import ROUNDS, default_examples
+from amctc.testing.families import LAYERS_MOSTLY, MAX_OPS, brought_families, float_families
 from amctc.testing.hash_seeds import check_hash_seeds
 from amctc.testing.instances import instances
 from amctc.testing.pass_properties import REFUSALS, Step, check_effect, check_structure, run_step
 from amctc.testing.strategies import graphs
 from amctc.testing.violations import Violation, explore
 from amctc.text import print_graph
-
-MAX_OPS = 6
-"""Ops of the random graphs; those drawn from a rewrite's pattern have as many as the pattern and its context."""
-
-LAYERS_MOSTLY = (nn.Conv, nn.Relu, nn.Gemm, nn.Add, nn.MatMul, nn.AveragePool, nn.Conv, nn.BatchNorm, nn.MaxPool)
-"""Op kinds of the graphs that passes about layers are to change."""
 
 SHOWN = 80
 """Characters of a reason that a report shows."""
@@ -67,14 +62,15 @@ class PassReport:
 
 
 def check_pass(
-    item: Pass | str, *, examples: int | None = None, seed: int | None = 0, minimum_changes: int | None = None,
+    item: Pass | str, *, examples: int | None = None, seed: int | None = 0, minimum_changes: int = 50,
     drawn: SearchStrategy[Graph] | None = None, hash_seeds: bool = True,
 ) -> PassReport:  # fmt: skip
     """Check everything the contract of a pass promises on ``examples`` drawn graphs; runs anywhere.
 
     ``item`` is a pass or its text. Half the graphs of a :class:`PatternPass` are drawn from the patterns of its
-    rewrites, the others at random; ``drawn`` draws others. A graph that does not meet what the pass requires is taken
-    through the default preset until it does.
+    rewrites, the others at random. Those of another pass come from :mod:`amctc.testing.families`, in the end from
+    families in which it found something to do, and are taken through the passes before it in the preset it stands in,
+    else through the default preset as long as it requires. ``drawn`` draws others.
 
     Properties, each named in the message when it fails: the pass runs and keeps its contract's facts; the result
     verifies, prints and parses; interface, argument and size bound are kept; a second run gives the same bytes, one
@@ -82,8 +78,8 @@ def check_pass(
     matter, nor the hash seed (``hash_seeds``: two more processes, for passes that can be pickled); and results are the
     same as far as its effect says, at each rewrite application and at the outputs.
 
-    It must change ``minimum_changes`` graphs (50 if it is a :class:`PatternPass`, else 1), for which up to eight times
-    ``examples`` (100, or ``AMCTC_EXAMPLES``) are drawn. ``seed`` None draws other graphs on every call.
+    It must change ``minimum_changes`` graphs (50), for which up to eight times ``examples`` (100, or
+    ``AMCTC_EXAMPLES``) are drawn. ``seed`` None draws other graphs on every call.
 
     Raises :class:`AssertionError` with the property, the finding, a small graph and a line that repeats the search.
     """
@@ -92,9 +88,8 @@ def check_pass(
         if len(stages) != 1:
             raise UsageError(f"{item!r} is {len(stages)} passes", remedy="check_pipeline checks several")
         item = stages[0]
-    wanted = minimum_changes if minimum_changes is not None else 50 if isinstance(item, PatternPass) else 1
-    call = f'check_pass("{Pipeline((item,))}", {_arguments(seed, examples, wanted)})'
-    return _check((item,), f"{Pipeline((item,))} ({item.contract.effect})", call, examples, seed, wanted,
+    call = f'check_pass("{Pipeline((item,))}", {_arguments(seed, examples, minimum_changes)})'
+    return _check((item,), f"{Pipeline((item,))} ({item.contract.effect})", call, examples, seed, minimum_changes,
                   drawn, hash_seeds, reach=True)  # fmt: skip
 
 
@@ -123,13 +118,13 @@ def _check(
     count = default_examples() if examples is None else examples
     report, texts = PassReport(subject), list[str]()
     each = _examination(items, report, texts, reach)
-    strategy = _drawn(items) if drawn is None else drawn
+    strategies: Sequence[SearchStrategy[Graph]] = _drawn(items) if drawn is None else (drawn,)
     rounds = max(ROUNDS, -(-ROUNDS * minimum_changes // count))
     try:
         for turn in range(rounds):
             if turn and report.changed >= minimum_changes:
                 break
-            explore(strategy, each, examples=count, seed=None if seed is None else seed * rounds + turn)
+            strategies = _fruitful(strategies, report, each, count, None if seed is None else seed * rounds + turn)
         if report.changed < minimum_changes:
             raise Violation("not vacuous", f"wanted {minimum_changes} changed graphs and saw: {report}")
         if hash_seeds:
@@ -138,6 +133,19 @@ def _check(
         violation.args = (f"{subject}: {violation.args[0]}",)
         raise violation.replayed(call) from violation.__cause__
     return report
+
+
+def _fruitful(
+    strategies: Sequence[SearchStrategy[Graph]], report: PassReport, each: Callable[[Graph], None], count: int,
+    seed: int | None,
+) -> Sequence[SearchStrategy[Graph]]:  # fmt: skip
+    """Examine ``count`` graphs in equal parts; the strategies of which some graph changed, all if none did."""
+    found = []
+    for strategy in strategies:
+        before = report.changed
+        explore(strategy, each, examples=-(-count // len(strategies)), seed=seed)
+        found += [strategy] if report.changed > before else []
+    return found or strategies
 
 
 def _examination(items: tuple[Pass, ...], report: PassReport, texts: list[str], reach: bool) -> Callable[[Graph], None]:
@@ -189,21 +197,35 @@ def samples_for(graph: Graph) -> list[Batch]:
 
 
 def _reached(item: Pass, graph: Graph, samples: Sequence[Batch]) -> Graph:
-    """``graph`` where a pass belongs: at its place in the default preset, else at the last stage it may start from.
+    """``graph`` where a pass belongs: at its place in a preset, else the last stage of the default it may take.
 
-    Sets of rewrites start as soon as they may, because graphs are drawn for them.
+    A graph with quantizers is taken through what presets do with models that bring them. Sets of rewrites start as
+    soon as they may, because graphs are drawn for them.
     """
-    stages = _default_stages()
-    names = [stage.name for stage in stages]
+    if isinstance(item, PatternPass) and _meets(item, graph):
+        return graph
+    brought = any(isinstance(op.kind, quant.Quantize) for op in graph.ops)
+    places = [stages for stages in _preset_stages(brought) if item.name in _names(stages)]
+    if places:
+        return _taken_through(places[0][: _names(places[0]).index(item.name)], graph, samples)
     found = graph if _meets(item, graph) else None
-    for stage in stages[: names.index(item.name)] if item.name in names else stages:
+    for stage in () if brought else _preset_stages(brought)[0]:
         if found is not None and isinstance(item, PatternPass):
             return found
-        graph = run_step(stage, graph, samples).after
+        graph = _taken_through((stage,), graph, samples)
         found = graph if _meets(item, graph) else found
     if found is None:
         raise UsageError(f"no stage of the default preset meets what {item.name} requires")
     return found
+
+
+def _taken_through(stages: tuple[Pass, ...], graph: Graph, samples: Sequence[Batch]) -> Graph:
+    """``graph`` after passes that are checked elsewhere."""
+    return Pipeline(stages).run(graph, Context(samples=samples, verify=False)).graph
+
+
+def _names(stages: Sequence[Pass]) -> list[str]:
+    return [stage.name for stage in stages]
 
 
 def _meets(item: Pass, graph: Graph) -> bool:
@@ -211,8 +233,11 @@ def _meets(item: Pass, graph: Graph) -> bool:
 
 
 @functools.cache
-def _default_stages() -> tuple[Pass, ...]:
-    return _flattened(Pipeline.parse(str(load_preset("default"))).passes)
+def _preset_stages(brought: bool) -> tuple[tuple[Pass, ...], ...]:
+    """The passes of every installed preset, the default first; of what it does with models that bring quantizers."""
+    presets = map(load_preset, sorted(installed("amctc.presets"), key=lambda name: (name != "default", name)))
+    texts = [str(preset.adopting() if brought else preset) for preset in presets]
+    return tuple(_flattened(Pipeline.parse(text).passes) for text in texts)
 
 
 def _flattened(items: Sequence[Pass | Repeat]) -> tuple[Pass, ...]:
@@ -220,9 +245,11 @@ def _flattened(items: Sequence[Pass | Repeat]) -> tuple[Pass, ...]:
     return tuple(p for i in items for p in (_flattened(i.body) if isinstance(i, Repeat) else (i,)))
 
 
-def _drawn(items: Sequence[Pass]) -> SearchStrategy[Graph]:
-    """Random graphs, half of them of layers mostly, and as many that hold an instance of a rewrite's pattern."""
+def _drawn(items: Sequence[Pass]) -> tuple[SearchStrategy[Graph], ...]:
+    """What to draw graphs from: the patterns of the rewrites, and at random; families where a pass has no patterns."""
+    if not all(isinstance(item, PatternPass) for item in items):
+        starts = [b for b in (False, True) if any(items[0].name in _names(stages) for stages in _preset_stages(b))]
+        return tuple(f for b in starts or (False, True) for f in (brought_families() if b else float_families()))
     random = st.one_of(graphs(max_ops=MAX_OPS), graphs(max_ops=MAX_OPS, kinds=LAYERS_MOSTLY))
     patterns = dict.fromkeys(r.pattern for item in items if isinstance(item, PatternPass) for r in item.rewrites())
-    directed = [instances(p).map(lambda instance: instance.graph) for p in patterns]
-    return st.one_of(random, st.one_of(directed)) if directed else random
+    return (st.one_of(random, st.one_of([instances(p).map(lambda instance: instance.graph) for p in patterns])),)

@@ -101,6 +101,12 @@ def _broadcastable(source: Source, shape: Shape) -> Shape:
     return source.choice(options)
 
 
+def _larger(source: Source, shape: Shape) -> Shape:
+    """A shape that ``shape`` broadcasts to, or with: one axis more, of any size or of 1, or what was 1 is not."""
+    more = (source.choice((1, draw_size(source))), *(shape if source.flip() else (1,) * len(shape)))
+    return source.choice((more, tuple(draw_size(source) if d == 1 else d for d in shape)))
+
+
 def _binary(kind: type[OpKind]) -> None:
     @sampler(kind)
     def sample_binary(source: Source, wanted: Wanted) -> Sample:
@@ -113,7 +119,7 @@ def _binary(kind: type[OpKind]) -> None:
         elif a is None or b is None:
             fixed, other = a or b, full
             if fixed == full and wanted.result is None and source.flip(0.15):
-                other = TensorType((draw_size(source), *full.dims), full.elem)
+                other = TensorType(_larger(source, full.dims), full.elem)
             elif fixed == full:
                 other = TensorType(_broadcastable(source, full.dims), full.elem)
             a, b = a or other, b or other

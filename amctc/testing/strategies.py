@@ -1,4 +1,4 @@
-"""Hypothesis strategies: types, arrays, ops and random float graphs. All build forward; nothing is filtered."""
+"""Hypothesis strategies: types, arrays, ops and random graphs. All build forward; nothing is filtered."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from amctc.ir import Graph, Op, Result, Value, constant_data
+from amctc.ir import Graph, Op
 from amctc.schema import OpKind
 from amctc.testing.arrays import draw_recipe, filled
+from amctc.testing.random_graphs import random_graph
 from amctc.testing.samplers import Wanted, draw_sample, draw_type, free_operands
-from amctc.testing.source import HypothesisSource, Source, Unfit
+from amctc.testing.source import HypothesisSource, Unfit
 from amctc.testing.workbench import CONTEXT, Workbench
 from amctc.types import F32, Array, ScalarType, TensorType
 
@@ -55,38 +56,11 @@ def _single_ops(draw: DrawFn, kind: type[OpKind], elem: ScalarType) -> tuple[Op,
 
 
 @st.composite
-def graphs(draw: DrawFn, *, max_ops: int = 8, kinds: Sequence[type[OpKind]] = CONTEXT) -> Graph:
-    """Random float graphs: several inputs and outputs, values read more than once, shared constants, no dead ends.
+def graphs(
+    draw: DrawFn, *, max_ops: int = 8, kinds: Sequence[type[OpKind]] = CONTEXT, elems: Sequence[ScalarType] = (F32,),
+) -> Graph:  # fmt: skip
+    """Random float graphs as :func:`amctc.testing.random_graph` makes them, shrinking towards few ops and small sizes.
 
-    Every op reads a value that exists already where one fits, now and then a constant alone; a value that nothing reads
-    becomes an output, and so do some that are read. Some inputs have a default.
+    ``elems`` are the element types to begin with.
     """
-    source = HypothesisSource(draw)
-    bench = Workbench(source)
-    first = draw_type(source, F32, 2, 4)
-    made: list[Value] = [bench.input(first, bench.constant(first) if first.is_static and source.flip(0.05) else None)]
-    for _ in range(source.integer(1, max_ops)):
-        made.append(_another(source, bench, made, kinds))
-        made += [i for i in bench.inputs if i not in made]
-    read = {o for v in made if v.producer is not None for o in v.producer.operands}
-    results = [v for v in made if isinstance(v, Result)]
-    return bench.graph([v for v in results if v not in read or source.flip(0.12)])
-
-
-def _another(source: Source, bench: Workbench, made: list[Value], kinds: Sequence[type[OpKind]]) -> Value:
-    """An op on one of the newest values, its other operands existing values of the right type where there are any."""
-    base = made[-1] if source.flip(0.6) else source.choice(made[::-1])
-    if base.type.is_static and source.flip(0.05):
-        base = bench.constant(base.type)
-    kind = source.choice(kinds)
-    try:
-        sample, _ = draw_sample(source, kind, Wanted(free_operands(source, kind, base.type)))
-    except Unfit:
-        return bench.follow(base, kinds)
-    given = [base]
-    for type_ in sample.operands[1:]:
-        alike = [v for v in made if v.type == type_ and constant_data(v) is None and None not in v.type.dims]
-        if type_ is None or not alike or not source.flip():
-            break
-        given.append(source.choice(alike))
-    return bench.supplied(sample, given)
+    return random_graph(HypothesisSource(draw), max_ops=max_ops, kinds=kinds, elems=elems)

@@ -40,7 +40,7 @@ def scale_and_shift(kind: object, constant: Array) -> tuple[Array | None, Array]
 def per_channel(constant: Array, rank: int, axis: int, channels: int) -> Array:
     """A constant that broadcasts to a value, as float64 [channels]; declines one that varies along another axis."""
     aligned = (1,) * (rank - constant.ndim) + constant.shape
-    if any(d != 1 for i, d in enumerate(aligned) if i != axis) or aligned[axis] not in (1, channels):
+    if any(d != 1 for i, d in enumerate(aligned) if i != axis):
         raise NoMatch(f"a constant of shape {list(constant.shape)} is not per channel")
     values = np.broadcast_to(constant.reshape(-1).astype(np.float64), (channels,))
     if not np.isfinite(values).all():
@@ -64,14 +64,14 @@ def _result_constant(m: Match, root: OpPattern[nn.Add | nn.Sub | nn.Mul | nn.Div
     return per_channel(m[constant], result.rank, axis, output_channels(kind, m.value(w).type))
 
 
-@rewrite(after, effect=Rounding(units=2))
+@rewrite(after, effect=Rounding(units=2, algebraic=True))
 def fold_affine_after(m: Match) -> Value:
     """layer(x, w, b) plus, minus, times or over a constant per output channel is another layer."""
     scale, shift = scale_and_shift(m[after], _result_constant(m, after))
     return with_affine_result(m[layer], m[x], m.value(w), m.optional(b), scale, shift)
 
 
-@rewrite(taken_from, effect=Rounding(units=2))
+@rewrite(taken_from, effect=Rounding(units=2, algebraic=True))
 def fold_subtraction_after(m: Match) -> Value:
     """a constant per output channel minus layer(x, w, b) is a layer with negated weights."""
     shift = _result_constant(m, taken_from)
@@ -83,7 +83,7 @@ before, negated = op(AFFINE, x, constant, uses=1), op(nn.Sub, constant, x, uses=
 following = op(LAYERS, either(before, negated), w, any_bias, fused=True)
 
 
-@rewrite(following, effect=Rounding(units=2))
+@rewrite(following, effect=Rounding(units=2, algebraic=True))
 def fold_affine_before(m: Match) -> Value:
     """layer(x plus, minus, times or over a constant per input channel) is a layer, unless padding sees a shift."""
     kind, data = m[following], m[x].type

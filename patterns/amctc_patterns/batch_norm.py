@@ -20,16 +20,14 @@ norm = op(nn.BatchNorm, layer, gamma, beta, mean, var)
 
 
 def scale_and_shift(m: Match, norm: OpPattern[nn.BatchNorm]) -> tuple[Array, Array]:
-    """The affine function that inference batch normalisation is, float64 [C] each."""
+    """The affine function that inference batch normalisation is, float64 [C] each; not finite where var + eps is 0."""
     with np.errstate(all="ignore"):
         scale = m[gamma].astype(np.float64) / np.sqrt(m[var].astype(np.float64) + m[norm].eps)
         shift = m[beta].astype(np.float64) - m[mean].astype(np.float64) * scale
-    if not (np.isfinite(scale) & np.isfinite(shift)).all():
-        raise NoMatch("a variance is so small that the scale overflows")
     return scale, shift
 
 
-@rewrite(norm, effect=Rounding(units=2))
+@rewrite(norm, effect=Rounding(units=2, algebraic=True))
 def fold_batch_norm(m: Match) -> Value:
     """batch_norm(layer(x, w, b)) is a layer with scaled weights and another bias (Krishnamoorthi 2018, 3.2.2)."""
     if nn.result_channel_axis(m[layer], m.value(layer).type.rank) != 1 or m.value(w).type.rank < 2:
@@ -41,7 +39,7 @@ inner_norm = op(nn.BatchNorm, x, gamma, beta, mean, var, uses=1)
 following = op(LAYERS, inner_norm, w, b, fused=True)
 
 
-@rewrite(following, effect=Rounding(units=2))
+@rewrite(following, effect=Rounding(units=2, algebraic=True))
 def fold_batch_norm_before(m: Match) -> Value:
     """layer(batch_norm(x), w, b) is a layer with scaled weights and another bias, unless padding sees the shift."""
     if input_channel_axis(m[following], m[x].type.rank) != 1:

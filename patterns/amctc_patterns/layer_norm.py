@@ -42,7 +42,7 @@ def _normalised(m: Match) -> tuple[nn.LayerNorm, tuple[int, ...]]:
         raise NoMatch(f"the means are over axes {sorted(axes)}, not over the last ones")
     if data.elem not in (F32, F16):
         raise NoMatch(f"statistics of {data.elem} data")
-    if not 0 < m[eps] < np.inf:
+    if not m[eps] > 0:
         raise NoMatch(f"an epsilon of {m[eps]:g}")
     if m.value(raised).type != m.value(variance).type:
         raise NoMatch("epsilon broadcasts the variance")
@@ -95,7 +95,7 @@ def recompose_layer_norm_expanded(m: Match) -> Value:
 def _along_normalised(constant: Array, rank: int, shape: tuple[int, ...]) -> Array:
     """A constant that broadcasts to a value, spread over its last axes; declines one that varies along others."""
     aligned = (1,) * (rank - constant.ndim) + constant.shape
-    if len(aligned) != rank or any(d != 1 for d in aligned[: rank - len(shape)]):
+    if any(d != 1 for d in aligned[: rank - len(shape)]):
         raise NoMatch(f"a constant of shape {list(constant.shape)} is not over the normalised axes")
     return np.broadcast_to(constant.reshape(aligned[rank - len(shape) :]), shape)
 

@@ -163,13 +163,12 @@ def rounded(bias: Array, like: TensorType) -> Array:
 def scaled_weight(kind: nn.Layer, weight: Value, factors: Array, bias: Array | None = None) -> Value:
     """``weight`` · ``factors``, which broadcast to it, as a deferred constant.
 
-    Declines where a weight overflows or loses bits that count. An underflow beside larger weights of its output channel
-    does not, nor beside its new ``bias`` [O] (dead channels of trained networks hold denormal weights).
+    Declines where a weight overflows, as by a factor that is not finite, or loses bits that count. An underflow beside
+    larger weights of its output channel does not, nor beside its new ``bias`` [O] (dead channels of trained networks
+    hold denormal weights).
     """
     data = constant_data(weight)
     assert data is not None
-    if not np.isfinite(factors).all():
-        raise NoMatch("a factor is not finite")
 
     def scaled(array: Array) -> Array:
         with np.errstate(all="ignore"):

@@ -41,9 +41,11 @@ def joined(pad: nn.Pad, kind: W) -> W:
 def pooled(
     m: Match, root: OpPattern[nn.MaxPool] | OpPattern[nn.AveragePool], kind: nn.MaxPool | nn.AveragePool
 ) -> Value:
-    """The pool of unpadded data; declines pads past its kernel, and where ``ceil_mode`` would drop a window."""
-    extents = [d * (k - 1) + 1 for k, d in zip(kind.kernel, kind.dilations, strict=True)] * 2
-    if any(p >= e for p, e in zip(kind.pads, extents, strict=True)):
+    """The pool of unpadded data; declines pads past its kernel, and where ``ceil_mode`` would drop a window.
+
+    However far a dilated kernel reaches, runtimes load no pool whose pads are as large as the kernel's shape.
+    """
+    if any(p >= k for p, k in zip(kind.pads, kind.kernel * 2, strict=True)):
         raise NoMatch(f"pads {list(kind.pads)} reach past the kernel {list(kind.kernel)}")
     merged = apply(kind, m[x])
     if kind.ceil_mode and (merged.type != m.value(root).type or not merged.type.is_static):
@@ -80,8 +82,6 @@ padded_max = op(nn.MaxPool, low_pad)
 def fold_pad_into_max_pool(m: Match) -> Value:
     """max_pool(pad(x)) is a padded max pool where the padding cannot win: no element of x is below it."""
     kind, data = m[padded_max], m[x].type
-    if not data.is_float:
-        raise NoMatch(f"{data} has no value below all others")
     with np.errstate(over="ignore"):
         value = float(np.asarray(m[low_pad].value, data.elem.dtype))
     # A window of a padded pool holds an element unless it is dilated, and then its result is -inf.

@@ -8,6 +8,9 @@ from amctc.ops import nn
 from amctc.pattern import Match, NoMatch, any_value, op
 from amctc.rewrite import rewrite
 
+MOST_AXES = 3
+"""Runtimes have no pool over more than a volume."""
+
 x = any_value(name="x")
 mean = op(nn.ReduceMean, x)
 
@@ -19,6 +22,8 @@ def pool_of_mean(m: Match) -> Value:
     spatial = tuple(range(2, rank))
     if len(spatial) < 2:
         raise NoMatch(f"data of rank {rank} are no images: they may be sequences of vectors")
+    if len(spatial) > MOST_AXES:
+        raise NoMatch(f"data of rank {rank} have more axes than runtimes pool over")
     if tuple(sorted(a % rank for a in m[mean].axes)) != spatial:
         raise NoMatch(f"the mean over axes {list(m[mean].axes)} of {rank} is not over all spatial ones")
     if 0 in m[x].type.dims:

@@ -18,7 +18,7 @@ x, w, b = any_value(name="x"), weight(name="w"), weight(optional=True, name="b")
 gemm = op(nn.Gemm, x, w, b, fused=True)
 
 
-@rewrite(gemm, effect=Rounding(units=2))
+@rewrite(gemm, effect=Rounding(units=2, algebraic=True))
 def fold_gemm_factors(m: Match) -> Value:
     """alpha·x·w + beta·b is a gemm with scaled weight and bias, the bias spread to one per output."""
     kind, bias = m[gemm], m[b]
@@ -47,7 +47,7 @@ addend = any_value(name="b")
 biased = op(nn.Gemm, x, w, addend, fused=True)
 
 
-@rewrite(biased, effect=Rounding(units=2))
+@rewrite(biased, effect=Rounding(units=2, algebraic=True))
 def split_gemm_bias(m: Match) -> Value:
     """A gemm with a bias that is computed or differs between rows is a gemm and an addition."""
     kind, bias, data = m[biased], m[addend], constant_data(m[addend])

@@ -24,10 +24,13 @@ from amctc.pattern import Either, OpPattern, Pattern
 from amctc.rewrite import Rewrite, RewriteLog, apply_rewrites
 from amctc.schema import OpKind
 from amctc.targets import load_profile
-from amctc.testing import check_rewrite
+from amctc.testing import SeededSource, check_rewrite, draw_instance
+from amctc.testing.algebra import is_algebraic
 from amctc.testing.checks import default_examples
+from amctc.testing.cuts import ops_of
+from amctc.testing.instances import OUTPUT
 from amctc.types import F16, F32, I8, I32, Array, ScalarType, TensorType
-from amctc_patterns import requant
+from amctc_patterns import layer_norm, requant
 
 REWRITES: dict[str, Rewrite] = {e.name: e.load() for e in metadata.entry_points(group="amctc.rewrites")}
 
@@ -72,6 +75,36 @@ RARE = {"relax_clip", "relax_fused_clip"}
 def test_rewrite(name: str) -> None:
     report = check_rewrite(REWRITES[name], examples=max(default_examples(), 100 if name in RARE else 1))
     assert report.compared >= 50
+    if is_algebraic(REWRITES[name]):
+        assert report.proved >= 40, report.notes
+
+
+NESTED = [n for n in sorted(REWRITES) if len(list(kinds(REWRITES[n].pattern))) > len(REWRITES[n].pattern.kinds)]
+SHARED = (layer_norm.mean, layer_norm.centred, layer_norm.factor)
+"""Parts that a pattern itself reads more than once: ``uses=`` cannot say that nobody else does."""
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_others_read_is_not_computed_again(name: str) -> None:
+    """Each op inside an instance is a graph output in some draws; the rule must leave it, and all of the instance."""
+    rule, exposed = REWRITES[name], 0
+    draws = 6 * len(list(kinds(rule.pattern)))
+    for seed in range(draws):
+        instance = draw_instance(SeededSource(seed), rule.pattern, perturbations=(OUTPUT,))
+        exposed += instance.perturbation == OUTPUT
+        log = RewriteLog()
+        live = set(apply_rewrites(instance.graph, [rule], log).ops)
+        for application in log.applications:
+            match = application.match
+            allowed = ops_of(*(match.value(p) for p in SHARED if p in match))
+            assert live.isdisjoint(set(match.ops) - set(allowed)), instance
+    assert exposed == draws
+
+
+def test_folds_are_algebraic() -> None:
+    layers = {"fold_batch_norm", "fold_batch_norm_before", "fold_affine_after", "fold_affine_before"}
+    products = {"fold_subtraction_after", "fold_gemm_factors", "split_gemm_bias"}
+    assert {n for n, r in REWRITES.items() if is_algebraic(r)} == layers | products
 
 
 FOLDS = ["fold_batch_norm", "fold_affine_after", "fold_affine_before", "fold_gemm_factors", "fuse_activation"]

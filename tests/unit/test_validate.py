@@ -97,6 +97,37 @@ class Blur(DropTanh):
     contract: ClassVar[Contract] = Contract(effect=Changes("test"))
 
 
+first, second = weight(), weight()
+inner = op(nn.Add, x, first, uses=1)
+sums = op(nn.Add, inner, second)
+
+
+@rewrite(sums, effect=Rounding(2, algebraic=True))
+def forget_second(m: Match) -> Value:
+    """(x + c) + d is no x + c, which shows only where d is not lost beside c."""
+    return apply(nn.Add(), m[x], m.value(first))
+
+
+@rewrite(sums, effect=Rounding(2, algebraic=True))
+def merge_sums(m: Match) -> Value:
+    """(x + c) + d is x + (c + d)."""
+    return apply(nn.Add(), m[x], const(m[first] + m[second]))
+
+
+@register
+@dataclass(frozen=True)
+class MergeSums(PatternPass):
+    """Two sums to one, rightly or wrongly."""
+
+    right: bool = True
+
+    name: ClassVar[str] = "test-merge-sums"
+    contract: ClassVar[Contract] = Contract(effect=Rounding(2))
+
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        return (merge_sums if self.right else forget_second,)
+
+
 def chain(*factors: float, middle: nn.Relu | nn.Tanh | None = None) -> Graph:
     """A product with each factor, in order, with ``middle`` after the first."""
     start = GraphInput("x", TensorType(("N", 2), F32))
@@ -146,6 +177,42 @@ def test_edge_inputs_find_what_samples_do_not_reach(tmp_path: Path) -> None:
     with pytest.raises(MiscompileError, match="relu_as_clip at act"):
         Pipeline.parse("test-relu-as-clip").run(graph, Context(samples=samples, validate=Validation(tmp_path)))
     assert disagree(tmp_path)
+
+
+def shifted(*shifts: float) -> Graph:
+    """A sum with each shift, in order."""
+    start = GraphInput("x", TensorType(("N", 2), F32))
+    y: Value = start
+    for i, shift in enumerate(shifts):
+        origins = (Origin(f"add{i}", "Add"),)
+        y = apply(nn.Add(), y, const(np.full((1, 2), shift, np.float32)), name=f"a{i}", origins=origins)
+    return Graph((start,), (y,), ("y",))
+
+
+def test_algebraic_applications_are_proved(tmp_path: Path) -> None:
+    validation = Validation(tmp_path)
+    Pipeline.parse("test-merge-sums").run(shifted(1, 1e-12), Context(validate=validation))
+    assert validation.proved == 1
+    assert str(validation).endswith("all within the contracts; proved on exact rationals: 1 instances")
+
+
+def test_an_error_that_every_tolerance_hides_is_found_by_proof(tmp_path: Path) -> None:
+    """10^-12 beside 1: both programs give the same floats on this model, and the rewrite is wrong all the same."""
+    graph, wrong = shifted(1, 1e-12), Pipeline.parse("test-merge-sums{right=false}")
+    Pipeline.parse(str(wrong)).run(graph, Context(validate=Bisection(tmp_path)))
+    with pytest.raises(MiscompileError, match=r"equal in exact arithmetic.*on powers of two") as caught:
+        wrong.run(graph, Context(validate=Validation(tmp_path)))
+    assert caught.value.where == "pass test-merge-sums, rewrite forget_second at add1"
+    assert disagree(tmp_path)
+
+
+def test_a_layer_of_a_million_weights_is_proved_in_small(tmp_path: Path) -> None:
+    data, matrix = GraphInput("x", TensorType((1, 1 << 20), F32)), const(np.ones((1 << 20, 1), np.float32))
+    graph = Graph((data,), (apply(nn.Gemm(alpha=2.0), data, matrix),), ("y",))
+    context = Context(validate=(validation := Validation(tmp_path)))
+    Pipeline.parse("fold-gemm-factors").run(graph, context)
+    assert validation.proved == 1
+    assert not context.notes
 
 
 @pytest.mark.parametrize("look", [Validation, Bisection])

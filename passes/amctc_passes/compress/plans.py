@@ -95,8 +95,9 @@ class Criterion:
             return ways or "a kernel needs two extents above 1 for a spatial split"
         kind, w = op.kind, op.operands[1]
         assert w is not None
-        if not isinstance(kind, nn.Conv) or w.type.rank != 4:
+        if w.type.rank != 4:
             return "the existing tool splits 2-d convolutions only"
+        assert isinstance(kind, nn.Conv)  # a product with a stack of matrices does not split at all
         outputs, inputs, height, width = _sizes(op)
         (down, across), (tall, wide) = kind.strides, kind.dilations
         mode = split_mode(inputs, outputs, (height, width), strides=(down, across), dilations=(tall, wide))

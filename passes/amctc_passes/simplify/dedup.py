@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from amctc.contract import Contract, Exact
 from amctc.ir import Constant, Graph, Op, Value, with_operands
+from amctc.onnx_bridge.carried import inner_ops
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc_passes.facts import TWO_OF_FOUR
-from amctc_passes.simplify.fold_constants import NONDETERMINISTIC
+from amctc_passes.simplify.fold_constants import NONDETERMINISTIC, UNBOUNDED
 
 
 @register
@@ -20,7 +21,7 @@ from amctc_passes.simplify.fold_constants import NONDETERMINISTIC
 class Dedup(Pass):
     """Let equal ops on equal operands be one op, equal constants included (common subexpression elimination).
 
-    Random ops and nodes of other domains stay apart: they need not compute the same twice.
+    Random ops and nodes of other domains stay apart, in bodies too: they need not compute the same twice.
     """
 
     name: ClassVar[str] = "dedup"
@@ -32,7 +33,7 @@ class Dedup(Pass):
 
         def first(op: Op, operands: tuple[Value | None, ...]) -> Sequence[Value] | None:
             kind = op.kind
-            if isinstance(kind, Node) and (kind.domain or kind.op_type in NONDETERMINISTIC):
+            if isinstance(kind, Node) and _may_differ(kind):
                 return None
             key: Hashable = (kind, operands)
             if isinstance(kind, Constant):
@@ -44,3 +45,9 @@ class Dedup(Pass):
             return known[key].results
 
         return convert(graph, first)
+
+
+def _may_differ(kind: Node) -> bool:
+    """Whether the node, or one in a body of it, may compute something else the second time."""
+    found = [(kind.domain, kind.op_type), *(inner_ops(kind) if kind.op_type in UNBOUNDED else ())]
+    return any(domain or name in NONDETERMINISTIC for domain, name in found)

@@ -153,7 +153,7 @@ def test_quantize_linear_division_differs_from_the_reciprocal() -> None:
 
 def test_quantize_linear_special_values() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 3e38], np.float32)
-    np.testing.assert_array_equal(quantize_linear(x, 1e-3, 0, low=-128, high=127), [0, 127, -128, 127])
+    np.testing.assert_array_equal(quantize_linear(x, 1e-3, 0, low=-128, high=127), [-128, 127, -128, 127])
     q = quantize_linear(np.array([1.0, 400.0]), 1.0, 10, low=0, high=255, dtype=np.uint8)
     assert q.dtype == np.uint8
     np.testing.assert_array_equal(q, [11, 255])

@@ -37,6 +37,7 @@ def test_means_over_all_positions(shape: tuple[int, ...], axes: tuple[int, ...],
         ((2, 3, 4, 5), (3,)), ((2, 3, 4, 5), (1, 2, 3)), ((2, 3, 4, 5), (1, 2)),
         ((2, 3, 4), (2,)),  # a sequence of vectors: the mean of layer normalisation
         ((2, 3), (1,)), ((2, 3, 0, 4), (2, 3)),
+        ((2, 3, 2, 2, 2, 2), (2, 3, 4, 5)),  # no runtime pools over four axes
     ],
 )  # fmt: skip
 def test_other_means_stay(shape: tuple[int, ...], axes: tuple[int, ...], run) -> None:

@@ -53,6 +53,18 @@ def test_random_nodes_stay_apart() -> None:
     assert len(deduped(carried(*random)).ops) == 2
 
 
+def test_random_nodes_in_bodies_stay_apart() -> None:
+    for op_type, kept in (("RandomNormal", 2), ("Constant", 1)):
+        attributes = {"shape": [2]} if op_type == "RandomNormal" else {"value_floats": [1.0, 2.0]}
+        drawn = helper.make_node(op_type, [], ["drawn"], **attributes)
+        body = helper.make_graph([drawn], "body", [], [helper.make_tensor_value_info("drawn", TensorProto.FLOAT, [2])])
+        nodes = [helper.make_node("If", ["on"], [n], then_branch=body, else_branch=body) for n in ("a", "b")]
+        on = helper.make_tensor_value_info("on", TensorProto.BOOL, [])
+        outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("a", "b")]
+        graph = import_model(helper.make_model(helper.make_graph(nodes, "g", [on], outputs)))
+        assert len(deduped(graph).ops) == kept
+
+
 def test_equal_carried_nodes_become_one() -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     nodes = [helper.make_node("Sin", ["x"], [n]) for n in ("a", "b")]

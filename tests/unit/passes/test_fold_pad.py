@@ -134,6 +134,7 @@ def largest(dilation: int = 1, pads: tuple[int, ...] = (0, 0, 0, 0)) -> nn.MaxPo
         (-math.inf, None, largest(), True),
         (-math.inf, None, largest(2), True),
         (-math.inf, None, largest(pads=(1, 1, 1, 0)), True),
+        (-math.inf, None, largest(2, pads=(2, 2, 2, 2)), False),  # no runtime loads pads of the kernel's size
         (0.0, nn.Relu(), largest(), True),
         (0.0, nn.Relu(), largest(2), False),  # a dilated window may hold nothing but padding
         (0.0, None, largest(), False),
