@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,15 +45,8 @@ def open_session(
     Raises :class:`UnsupportedError` when the runtime refuses the model, :class:`UsageError` for a provider it lacks.
     """
     providers = list(dict.fromkeys((provider_name(provider), _CPU)))
-    options = onnxruntime.SessionOptions()
-    add_custom_ops(options)
-    options.log_severity_level = _FATAL
-    options.enable_cpu_mem_arena = False  # it grows in powers of two, and a session never gives it back
-    options.intra_op_num_threads = threads
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=providers)
+        session = _started(model, optimise, threads, providers)
     except Exception as error:  # the runtime's exception types are not stable across versions
         if (unknown := unknown_op(str(error), model.read_bytes() if isinstance(model, Path) else model)) is not None:
             raise unknown from None
@@ -61,6 +55,22 @@ def open_session(
         raise UnsupportedError(f"ONNX Runtime cannot start its provider {provider!r} on this machine",
                                remedy="install its driver and libraries, or use --provider cpu")  # fmt: skip
     return session
+
+
+def _started(
+    model: bytes | Path, optimise: bool, threads: int, providers: list[str]
+) -> onnxruntime.InferenceSession:  # fmt: skip
+    """A session; without optimisation where that is what fails: some fusions lose a value that is an output."""
+    options = onnxruntime.SessionOptions()
+    add_custom_ops(options)
+    options.log_severity_level = _FATAL
+    options.enable_cpu_mem_arena = False  # it grows in powers of two, and a session never gives it back
+    options.intra_op_num_threads = threads
+    if optimise:
+        with contextlib.suppress(Exception):
+            return onnxruntime.InferenceSession(model, options, providers=providers)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def provider_name(provider: str) -> str:
