@@ -5,19 +5,21 @@ convolution cancels to zero its rounding error does not. So the *magnitude* of a
 when every constant, every input and every sum takes absolute values. A rewrite of effect ``Rounding(units)`` may move
 an element by ``units · 2^-23 · magnitude``.
 
-Each op kind carries error its own way; a discontinuous one (quantization) ends the comparison.
+Each op kind carries error its own way; a discontinuous one (quantization) ends the comparison. Where an op has a pole,
+the magnitudes of its operands are not enough: :class:`MagnitudePlan` gives it their values too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from amctc.errors import UnsupportedError
-from amctc.interp import Kernel, KernelFactory, KernelTable
-from amctc.ir import Op
-from amctc.kernels.tables import FLOAT
+from amctc.interp import Kernel, KernelFactory, KernelTable, Plan
+from amctc.ir import Graph, Op, Value
+from amctc.kernels.tables import FLOAT, ORACLE
 from amctc.ops import ascend, nn, quant
 from amctc.schema import OpKind
 from amctc.types import Array
@@ -138,13 +140,6 @@ def _elu(op: Op, constants: Sequence[Array | None]) -> Kernel:
     return lambda x: max(1.0, abs(kind.alpha)) * (np.abs(x) + 1.0)
 
 
-def _power(op: Op, constants: Sequence[Array | None]) -> Kernel:
-    """Relative errors are multiplied by the exponent; below 1 it is taken that x is no sum that cancels."""
-    kind = op.kind
-    assert isinstance(kind, nn.Pow)
-    return lambda x: np.asarray(max(1.0, abs(kind.exponent)) * np.abs(x) ** kind.exponent)
-
-
 def _exp(op: Op, constants: Sequence[Array | None]) -> Kernel:
     """An absolute error of x is a relative one of exp(x)."""
     return lambda x: np.asarray(np.exp(np.abs(x)) * (1.0 + np.abs(x)))
@@ -172,8 +167,67 @@ def _larger(op: Op, constants: Sequence[Array | None]) -> Kernel:
     return run
 
 
-def _quotient(a: Array, b: Array) -> Array:
-    return np.asarray(np.abs(a) / np.abs(b))
+# ---------------------------------------------------------------------------------------------------------------- poles
+
+
+@dataclass(frozen=True)
+class Singular:
+    """An op with a pole: ``rule`` gets its kind, the values of its operands, and their magnitudes.
+
+    As a kernel factory it knows magnitudes alone and takes operands to be as large, which no sum that cancels is;
+    :class:`MagnitudePlan` binds it to values.
+    """
+
+    rule: Callable[[OpKind, Sequence[Array], Sequence[Array]], Array]
+
+    def __call__(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        """A kernel that is given magnitudes for values."""
+        return lambda *sizes: self.rule(op.kind, [np.abs(s) for s in sizes], [np.abs(s) for s in sizes])
+
+    def knowing(self, values: Mapping[Value, Array]) -> KernelFactory:
+        """A factory of kernels that look up the values of their operands when they run."""
+
+        def bind(op: Op, constants: Sequence[Array | None]) -> Kernel:
+            operands = [o for o in op.operands if o is not None]
+            return lambda *sizes: self.rule(op.kind, [np.abs(values[o]) for o in operands], [np.abs(s) for s in sizes])
+
+        return bind
+
+
+def _undetermined(value: Array, size: Array, bound: Array) -> Array:
+    """``bound``, infinite where one unit of rounding in an operand reaches across the pole at zero."""
+    return np.where(EPSILON * size > value, np.inf, bound)
+
+
+def _quotient(kind: OpKind, values: Sequence[Array], sizes: Sequence[Array]) -> Array:
+    """|a / b| carries A / |b| + |a|·B / b², with A and B the magnitudes of a and b.
+
+    Let computing a and b have moved them by α and β, |α| ≤ η·A and |β| ≤ η·B where η is so many units of 2^-23. Then
+
+        (a + α)/(b + β) - a/b = (α·b - a·β) / (b·(b + β)),
+
+    at most η·(A/|b| + |a|·B/b²) / (1 - |β/b|). The divisor is what is not of first order: no less than a half while β
+    is no more than half of b. The quotient's own rounding is relative to |a/b| ≤ A/|b|. B is a size that the
+    computation of b passed through, not that of b: more than 1 for sigmoid(-6), where B·|b| is far above b².
+    """
+    (a, b), (size_a, size_b) = values, sizes
+    return _undetermined(b, size_b, size_a / b + a * size_b / b**2)
+
+
+def _power(exponent: float, value: Array, size: Array) -> Array:
+    """|x|^p carries |x|^p + |p|·X·|x|^(p - 1), X being the magnitude of x: its own rounding, and the slope times X.
+
+    From p = 1 on slopes grow with |x| ≤ X, and p·X^p bounds both. Below, they have a pole at zero.
+    """
+    if exponent >= 1 or exponent == 0:
+        return np.asarray(max(1.0, exponent) * size**exponent)
+    sloped = value**exponent + abs(exponent) * size * value ** (exponent - 1)
+    return _undetermined(value, size, np.where(size == 0, value**exponent, sloped))
+
+
+def _pow(kind: OpKind, values: Sequence[Array], sizes: Sequence[Array]) -> Array:
+    assert isinstance(kind, nn.Pow)
+    return _power(kind.exponent, values[0], sizes[0])
 
 
 def _discontinuous(op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -183,7 +237,7 @@ def _discontinuous(op: Op, constants: Sequence[Array | None]) -> Kernel:
 _ABSOLUTE: tuple[type[OpKind], ...] = (
     nn.Conv, nn.ConvTranspose, nn.Gemm, nn.MatMul, nn.Add, nn.Mul, nn.MaxPool, nn.AveragePool, nn.GlobalAveragePool,
     nn.Concat, nn.Flatten, nn.Reshape, nn.Transpose, nn.Identity, nn.Cast, quant.Observe, nn.GlobalMaxPool,
-    nn.ReduceMean, nn.ReduceSum, nn.ReduceMax, nn.Abs, nn.Reciprocal, nn.Sqrt,
+    nn.ReduceMean, nn.ReduceSum, nn.ReduceMax, nn.Abs,
 )  # fmt: skip
 
 _MOVED: tuple[type[OpKind], ...] = (
@@ -202,11 +256,47 @@ MAGNITUDE: KernelTable = {
     **dict.fromkeys((nn.Where, nn.Min, nn.Max), _larger),
     **dict.fromkeys((nn.LayerNorm, nn.InstanceNorm, nn.GroupNorm), _normalised),
     nn.Sub: lambda op, constants: _add,
-    nn.Div: lambda op, constants: _quotient,
+    nn.Div: Singular(_quotient),
+    nn.Pow: Singular(_pow),
+    nn.Reciprocal: Singular(lambda kind, values, sizes: _power(-1.0, values[0], sizes[0])),
+    nn.Sqrt: Singular(lambda kind, values, sizes: _power(0.5, values[0], sizes[0])),
     nn.PRelu: lambda op, constants: _prelu,
     nn.Softplus: lambda op, constants: lambda x: np.abs(x) + 1.0,  # max(x, 0) and a logarithm of at most ln 2
-    nn.BatchNorm: _batch_norm, nn.HardSigmoid: _hard_sigmoid, nn.Elu: _elu, nn.Pow: _power, nn.Exp: _exp,
+    nn.BatchNorm: _batch_norm, nn.HardSigmoid: _hard_sigmoid, nn.Elu: _elu, nn.Exp: _exp,
     nn.LogSoftmax: _log_softmax,
     **dict.fromkeys((quant.Quantize, quant.Dequantize, *ascend.KINDS), _discontinuous),
 }  # fmt: skip
 """How each op kind carries error; evaluated on absolute values in float64."""
+
+
+class MagnitudePlan:
+    """A graph bound to a table of magnitudes, ready to run any number of times, always in float64.
+
+    What leads to an op with a pole is evaluated by ``kernels`` as well. ``keep`` names further values for
+    :meth:`run_values`. Raises :class:`UnsupportedError` for an op that neither table knows, or that is discontinuous.
+    """
+
+    def __init__(
+        self, graph: Graph, table: KernelTable = MAGNITUDE, *, kernels: KernelTable = ORACLE, keep: Sequence[Value] = ()
+    ) -> None:
+        self._values: dict[Value, Array] = {}
+        singular = {kind: entry for kind, entry in table.items() if isinstance(entry, Singular)}
+        bound = {kind: entry.knowing(self._values) for kind, entry in singular.items()}
+        self._plan = Plan(graph, {**table, **bound}, float_type=np.float64, keep=keep)
+        read = [o for op in graph.ops if type(op.kind) in singular for o in op.operands if o is not None]
+        needed = graph.with_outputs(tuple(read), tuple(map(str, range(len(read)))))
+        self._operands = Plan(needed, kernels, float_type=np.float64) if read else None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Magnitudes of the outputs by interface name."""
+        values = self.run_values(feeds)
+        return dict(zip(self._plan.graph.output_names, map(values.__getitem__, self._plan.graph.outputs), strict=True))
+
+    def run_values(self, feeds: Mapping[str, Array]) -> dict[Value, Array]:
+        """Magnitudes of the outputs and of the kept values."""
+        if self._operands is not None:
+            self._values.update(self._operands.run_values(feeds))
+        try:
+            return self._plan.run_values(feeds)
+        finally:
+            self._values.clear()

@@ -10,20 +10,22 @@ import numpy as np
 import onnx
 
 from amctc.errors import AmctcError, UnsupportedError
-from amctc.interp import Plan
-from amctc.ir import Graph
-from amctc.magnitude import MAGNITUDE, tolerance
+from amctc.ir import Graph, apply
+from amctc.magnitude import MagnitudePlan, tolerance
 from amctc.onnx_bridge import export_model, import_model
-from amctc.ops import ascend
+from amctc.ops import ascend, nn, quant
 from amctc.pattern import Either, OpPattern, Pattern
 from amctc.pipeline import installed
-from amctc.rewrite import Rewrite
+from amctc.rewrite import Rewrite, RewriteLog, apply_rewrites
 from amctc.testing import Recipe, SeededSource, Unfit, draw_instance, random_graph
 from amctc.testing.arrays import feed
 from amctc.testing.comparisons import WHOLE_GRAPH
 from amctc.testing.cuts import widened
-from amctc.types import F16, F32, Array
+from amctc.types import F16, F32, Array, QuantizedType
 from tools.random_forms import Feeds, in_another_form
+
+FIRING_TRIES = 40
+"""How often an instance is drawn again whose rewrite must fire: some decline nineteen in twenty."""
 
 TRIES = 50
 """How often a number draws again when what was drawn came to no end; each time from another seed."""
@@ -35,13 +37,28 @@ RECIPES = (Recipe(1), Recipe(2, 10.0), Recipe(3, special="edges"), Recipe(4, spe
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the graph whose export it is a form of, what it is fed, and where further choices come from."""
+    """A model, the graph whose export it is a form of, what it is fed, and where further choices come from.
+
+    ``rule`` is the rewrite whose pattern the graph was drawn from. ``as_drawn`` says that the graph itself is compiled,
+    not what is imported of the file: no file says that a layer has a fused activation.
+    """
 
     name: str
     graph: Graph
     model: onnx.ModelProto
     feeds: Feeds
     source: SeededSource
+    rule: Rewrite | None = None
+    as_drawn: bool = False
+
+    @functools.cached_property
+    def imported(self) -> Graph:
+        """The graph that passes start from."""
+        return self.imported_anew()
+
+    def imported_anew(self) -> Graph:
+        """The same, read from the file once more."""
+        return self.graph if self.as_drawn else import_model(self.model)
 
     @property
     def is_half(self) -> bool:
@@ -54,11 +71,11 @@ class Case:
         Those of the model where every node is modelled, else those of the graph it was made from. ``None`` where a
         quantizer makes results jump, and where float16 overflows: a runtime may compute in float32 between its nodes.
         """
-        for graph in (import_model(self.model), self.graph):
+        for graph in (self.imported, self.graph):
             wide = widened(graph)
             inner = [v for v in wide.values() if v.producer is not None]
             try:
-                plan = Plan(wide, MAGNITUDE, float_type=np.float64, keep=inner)
+                plan = MagnitudePlan(wide, keep=inner)
             except UnsupportedError:
                 continue
             known = {i.name for i in graph.inputs}
@@ -88,27 +105,69 @@ def drawn_case(seed: int, number: int) -> Case:
     for attempt in range(TRIES):
         source = SeededSource(((seed << 32) + number) * TRIES + attempt)
         try:
-            graph = _graph(source)
+            graph, rule = _graph(source)
         except (Unfit, AmctcError):
             continue  # a sampler came to no end
+        if _is_unloadable(graph) and source.flip(0.9):
+            continue
         model = export_model(graph)
-        more = in_another_form(source, model)
+        as_drawn = rule is not None and _is_fused(graph) and source.flip(0.7)
+        more = {} if as_drawn else in_another_form(source, model)
         recipe = source.choice(RECIPES)
         feeds = feed(graph.inputs, Recipe(number, recipe.scale, recipe.special), {"N": source.integer(1, 3)})
         for given in graph.inputs:
             if given.default is not None and source.flip():
                 del feeds[given.name]
         feeds = {n: np.asarray(a) for n, a in (feeds | more).items()}
-        return Case(f"--seed {seed} --only {number}", graph, model, feeds, source)
+        return Case(f"--seed {seed} --only {number}", graph, model, feeds, source, rule, as_drawn)
     raise AssertionError(f"number {number} of seed {seed} draws no graph in {TRIES} tries")
 
 
-def _graph(source: SeededSource) -> Graph:
-    """A random graph, or as often one that holds an instance of a rewrite's pattern."""
+def _graph(source: SeededSource) -> tuple[Graph, Rewrite | None]:
+    """A random graph, or as often one drawn from the pattern of a rewrite; that one fires in every other at least."""
     elems = (F16,) if source.flip(0.1) else (F32,)
     if source.flip():
-        return random_graph(source, max_ops=10, elems=elems)
-    return draw_instance(source, source.choice(float_rewrites()).pattern, elems=elems).graph
+        return _readable(random_graph(source, max_ops=10, elems=elems)), None
+    rule, must_fire = source.choice(float_rewrites()), source.flip()
+    for _ in range(FIRING_TRIES if must_fire else 1):
+        graph, log = draw_instance(source, rule.pattern, elems=elems).graph, RewriteLog()
+        if must_fire:
+            apply_rewrites(graph, (rule,), log)
+        if log.applications and not _is_unloadable(graph):
+            break
+    return _readable(graph), rule
+
+
+def _is_fused(graph: Graph) -> bool:
+    return any(getattr(op.kind, "activation", None) is not None for op in graph.ops)
+
+
+def _is_unloadable(graph: Graph) -> bool:
+    """Whether ONNX Runtime refuses what the standard allows: such a model is compiled, but nobody runs it.
+
+    Pads as large as the kernel of a pool, an output padding as large as the stride, pads of a scalar.
+    """
+    for op in graph.ops:
+        kind = op.kind
+        if isinstance(kind, nn.MaxPool | nn.AveragePool) and any(
+            p >= k for p, k in zip(kind.pads, kind.kernel * 2, strict=True)
+        ):
+            return True
+        if isinstance(kind, nn.ConvTranspose) and any(
+            p >= s for p, s in zip(kind.output_padding, kind.strides, strict=False)
+        ):
+            return True
+        if isinstance(kind, nn.Pad) and not kind.pads:
+            return True
+    return False
+
+
+def _readable(graph: Graph) -> Graph:
+    """The graph, its outputs of 4 bits dequantized: ONNX Runtime computes them, but NumPy has no type for them."""
+    return graph.with_outputs(tuple(
+        apply(quant.Dequantize(), v) if isinstance(v.type.elem, QuantizedType) and v.type.elem.storage.bits == 4 else v
+        for v in graph.outputs
+    ))  # fmt: skip
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto
 
 from amctc.collector import collector_paused
 from amctc.data import Data
-from amctc.errors import AmctcError, InputError, UnsupportedError, printable
+from amctc.errors import AmctcError, InputError, TypeConstraintError, UnsupportedError, printable
 from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_data
 from amctc.onnx_bridge.checks import AGAIN, check_names, check_nodes
 from amctc.onnx_bridge.contents import constant_node, require_own_bytes, sparse_data
@@ -152,6 +152,8 @@ class _Importer:
             else:
                 self._convert(node, self._version, origin)
         except AmctcError as error:
+            if isinstance(error, TypeConstraintError) and error.remedy is None:
+                error.remedy = AGAIN
             raise error.located(f"node {printable(name)!r} ({node.op_type})") from None
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             # A required attribute or operand is absent, or has another form than the standard says.

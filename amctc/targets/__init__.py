@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from amctc.errors import UsageError
@@ -29,10 +30,14 @@ def profile_names() -> tuple[str, ...]:
 def load_profile(name: str) -> Profile:
     """The shipped profile ``name``; case does not matter, so the ``atc`` spelling ``Ascend910B1`` works too.
 
-    Raises :class:`UsageError` with the nearest names for one that is not shipped. For a file of your own use
-    :func:`read_profile`.
+    Its file is read once in a process, and all callers get the same profile: no part of one can be changed. Raises
+    :class:`UsageError` with the nearest names for one that is not shipped. For a file of your own use
+    :func:`read_profile`, which reads it anew each time.
     """
     known = profile_names()
     if name.lower() not in known:
         raise UsageError(f"unknown target {name!r}", remedy=nearest(name.lower(), [*known], "targets"))
-    return read_profile(_FOLDER / f"{name.lower()}.toml")
+    return _read_once(_FOLDER / f"{name.lower()}.toml")
+
+
+_read_once = functools.cache(read_profile)

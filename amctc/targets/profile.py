@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from amctc.errors import UsageError
@@ -172,6 +173,20 @@ class Profile:
     int16_activation: Literal["simulate", "refuse"] = _choice(
         "N26", "I", "simulate", "int16 activations, which the chip may not support"
     )
+
+    def __post_init__(self) -> None:
+        """Make the tables read-only, for one profile serves the whole process."""
+        for name in ("c0", "tile", "tags"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: read-only tables cannot be."""
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled."""
+        vars(self).update(state)
+        self.__post_init__()
 
     @property
     def peak_flops_f16(self) -> float | None:

@@ -22,9 +22,8 @@ import numpy as np
 from amctc.analysis import EVERYTHING, uses, value_range
 from amctc.contract import Rounding
 from amctc.errors import AmctcError, UnsupportedError
-from amctc.interp import Plan
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, build, const
-from amctc.magnitude import MAGNITUDE, tolerance
+from amctc.magnitude import MagnitudePlan, tolerance
 from amctc.matcher import Matcher
 from amctc.ops import nn
 from amctc.pattern import NoMatch
@@ -248,5 +247,5 @@ NAME = "equal in exact arithmetic"
 
 def _magnitude(before: Graph, after: Graph, feeds: Mapping[str, Array]) -> Array:
     precise = {n: a.astype(np.float64) for n, a in feeds.items()}
-    found = (Plan(g, MAGNITUDE, float_type=np.float64).run(precise)[g.output_names[0]] for g in (before, after))
+    found = (MagnitudePlan(g).run(precise)[g.output_names[0]] for g in (before, after))
     return np.asarray(np.maximum(*found))

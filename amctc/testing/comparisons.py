@@ -11,7 +11,7 @@ from amctc.contract import Effect, Exact, Lossy, Rounding
 from amctc.errors import UnsupportedError
 from amctc.interp import KernelTable, Plan
 from amctc.ir import Constant, Graph, Value
-from amctc.magnitude import tolerance
+from amctc.magnitude import MagnitudePlan, tolerance
 from amctc.rewrite import Application
 from amctc.testing.arrays import Recipe, feed
 from amctc.testing.cuts import EXACT_INPUTS, ROUNDING_INPUTS, Cut, cut_out, leaf_arrays, widened
@@ -74,7 +74,7 @@ def check_application(
 def _compare_rounding(graph: Graph, cut: Cut, effect: Rounding, tables: Tables, leaves: Mapping[Value, Array]) -> None:
     scale = 2.0**13 if cut.before.outputs[0].type.elem == F16 else 1.0  # float16 has 13 fewer bits than float32
     wide = [widened(cut.before), widened(cut.after)]
-    magnitudes = [Plan(g, tables.magnitude, float_type=np.float64) for g in wide]
+    magnitudes = [MagnitudePlan(g, tables.magnitude, kernels=tables.kernels) for g in wide]
     values = [Plan(g, tables.kernels, float_type=np.float64) for g in wide]
     for feeds in cut.feeds(leaves, ROUNDING_INPUTS):
         with np.errstate(all="ignore"):
@@ -154,7 +154,7 @@ def check_outputs(
     half = any(v.type.elem == F16 for v in (*graph.values(), *result.values()))
     wide = [widened(graph), widened(result)]
     try:
-        magnitudes = [Plan(g, tables.magnitude, float_type=np.float64) for g in wide]
+        magnitudes = [MagnitudePlan(g, tables.magnitude, kernels=tables.kernels) for g in wide]
         values = [Plan(g, tables.kernels, float_type=np.float64) for g in wide]
     except UnsupportedError as error:
         return error.what

@@ -101,7 +101,11 @@ def reached_inputs(*values: Value) -> set[Value]:
 
 
 def widened(graph: Graph) -> Graph:
-    """The graph with float32 in place of float16, casts included, so that it can be evaluated in float64."""
+    """The graph with float32 in place of float16, so that it can be evaluated in float64.
+
+    Casts of floats to float16 stay and round: a rewrite that forgets one computes something else. The kernel of such a
+    cast goes on in float64; integers, which it would leave in float16, become float32.
+    """
     if not any(v.type.elem == F16 for v in graph.values()):
         return graph
     inputs = tuple(GraphInput(v.name, _wide(v.type), _wide_default(v)) for v in graph.inputs)
@@ -110,12 +114,16 @@ def widened(graph: Graph) -> Graph:
         kind = op.kind
         if isinstance(kind, Constant) and kind.elem == F16:
             kind = Constant(ArrayData(kind.data.read().astype(np.float32)), F32)
-        elif isinstance(kind, nn.Cast) and kind.to == F16:
+        elif isinstance(kind, nn.Cast) and kind.to == F16 and not _reads_float(op):
             kind = nn.Cast(F32)
         operands = tuple(None if o is None else leaves[o] for o in op.operands)
         types = tuple(_wide(r.type) for r in op.results)
         leaves.update(zip(op.results, Op(kind, operands, types, (None,) * len(types), op.origins).results, strict=True))
     return Graph(inputs, tuple(leaves[v] for v in graph.outputs), graph.output_names)
+
+
+def _reads_float(op: Op) -> bool:
+    return any(o is not None and o.type.is_float for o in op.operands)
 
 
 def _wide_default(value: GraphInput) -> Data | None:

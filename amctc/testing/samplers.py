@@ -130,7 +130,7 @@ def draw_sample(
     Asks the sampler a bounded number of times (the source's patience); :class:`Unfit` after that.
     """
     function = function or sampler_of(kind)
-    reason = "never asked"
+    reason: object = "never asked"
     for _ in range(source.patience):
         try:
             sample = function(source, wanted)
@@ -139,16 +139,13 @@ def draw_sample(
                 continue
             _respect(sample, wanted)
             result = sample.kind.infer(*_trimmed(sample.operands))[0]
-        except Unfit as unfit:
-            reason = str(unfit)
-            continue
-        except AmctcError as error:
+        except (Unfit, AmctcError) as error:
             # A sampler serves the combinations it knows; what does not build is drawn again.
-            reason = str(error)
+            reason = error  # put into words only where it is the last
             continue
         if wanted.result is None or result == wanted.result:
             return sample, result
-        reason = f"{result} is not {wanted.result}"
+        reason = "another result"
     raise Unfit(f"{kind.op_name}: {reason}")
 
 

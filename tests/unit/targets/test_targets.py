@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +92,7 @@ def test_each_file_loads(name: str) -> None:
     assert p == load_profile(p.soc_version)
     assert hash(p) == hash(load_profile(name))
     assert pickle.loads(pickle.dumps(p)) == p == copy.deepcopy(p)
+    assert hash(pickle.loads(pickle.dumps(p))) == hash(p)
     blocks = {"f16": 16, "i8": 32, "i4": 64}
     assert p.c0 == {s: blocks[s] for s in p.storage}
     assert p.tile == {s: (16, blocks[s], 16) for s in p.storage}
@@ -256,3 +259,23 @@ def test_every_bandwidth_has_its_source_beside_it(path: Path) -> None:
     if "ddr_bandwidth" in tomllib.loads("\n".join(lines)):
         at = next(i for i, line in enumerate(lines) if line.startswith("ddr_bandwidth ="))
         assert lines[at - 1].startswith("#")
+
+
+@pytest.mark.parametrize("table", ["c0", "tile", "tags"])
+@pytest.mark.parametrize("made", [lambda p: p, copy.deepcopy, lambda p: p.replace_choice("quant_mode", "fp16")])
+def test_a_shared_profile_cannot_be_changed(table: str, made: Callable[[Profile], Profile]) -> None:
+    """Every caller gets the same one, so no caller may change it, nor a copy that was pickled or replaced."""
+    assert load_profile(DEFAULT_TARGET) is load_profile("Ascend910B1")
+    entries: Any = getattr(made(load_profile(DEFAULT_TARGET)), table)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        entries["i8"] = 1
+
+
+def test_a_profile_of_a_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    text = (DATA / f"{DEFAULT_TARGET}.toml").read_text()
+    found = []
+    for name in ("one", "two"):
+        path.write_text(text.replace(f'name = "{DEFAULT_TARGET}"', f'name = "{name}"'))
+        found.append(read_profile(path).name)
+    assert found == ["one", "two"]
