@@ -12,8 +12,8 @@ import numpy as np
 
 from amctc.calibrate.axes import batch_length
 from amctc.calibrate.samples import Samples
+from amctc.concurrency import in_order, open_executor
 from amctc.errors import InputError, UsageError
-from amctc.executors import in_order, open_executor
 from amctc.numerics.error import ErrorStatistics
 from amctc.numerics.threads import single_threaded_blas
 from amctc.report.model import Evaluation

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, ClassVar, TypeVar
 
+from amctc.calibrate.checkpoint import Checkpoint, Collection
+from amctc.concurrency import SerialExecutor
 from amctc.contract import Contract
 from amctc.errors import AmctcError, LimitError, UsageError
-from amctc.executors import SerialExecutor
-from amctc.ir import Graph
+from amctc.ir import Graph, Op, Value, layer_name
 from amctc.options import converted, describe_options, option_values
 from amctc.rewrite import Application, Rewrite, RewriteLog, apply_rewrites
 from amctc.spec import PassSpec, RepeatSpec, Spec, marked, parse_specs, print_specs
@@ -49,7 +50,8 @@ class Context:
     after each pass, and ``validate`` is told of each run of a pass, to compare results
     (:class:`amctc.validate.Validation`, :class:`amctc.bisection.Bisection`). ``notes`` collects remarks. ``executor``
     runs what is independent, batches for instance: no result may depend on which one it is. ``provider`` names where
-    ONNX Runtime computes: ``cpu``, ``cuda``, …
+    ONNX Runtime computes: ``cpu``, ``cuda``, … ``checkpoint`` keeps what passes gather from samples, for a run that
+    goes on where this one was killed; one context is for one run then.
     """
 
     samples: Iterable[Batch] | None = None
@@ -63,6 +65,7 @@ class Context:
     log: RewriteLog = field(default_factory=RewriteLog)
     executor: Executor = field(default_factory=SerialExecutor)
     provider: str = "cpu"
+    checkpoint: Checkpoint | None = None
 
     def calibration(self, source: str) -> Iterable[Batch]:
         """The samples, for pass ``source`` that cannot do without; :class:`UsageError` where there are none."""
@@ -70,9 +73,22 @@ class Context:
             raise UsageError("calibration needs samples", where=f"pass {source}", remedy="pass samples (--data)")
         return self.samples
 
+    def collection(self, source: str, subjects: Iterable[Value | Op]) -> Collection:
+        """What pass ``source`` gathers about ``subjects``: as far as a run before this one came, else nothing yet.
+
+        Passes open their collections in an order that depends on nothing but the graph and the samples.
+        """
+        if self.checkpoint is None:
+            return Collection()
+        return self.checkpoint.open(source, map(_described, subjects))
+
     def note(self, source: str, layer: str, text: str) -> None:
         """Record a remark about a layer."""
         self.notes.append(Note(source, layer, text))
+
+
+def _described(subject: Value | Op) -> str:
+    return f"{subject.name}: {subject.type}" if isinstance(subject, Value) else layer_name(subject)
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS: dict[str, int] = {
-    "amctc.errors": 0, "amctc.collector": 0, "amctc.executors": 0, "amctc.scalars": 0, "amctc.types": 0,
+    "amctc.errors": 0, "amctc.collector": 0, "amctc.concurrency": 0, "amctc.scalars": 0, "amctc.types": 0,
     "amctc.files": 0, "amctc.numerics": 0,
     "amctc.targets": 1, "amctc.data": 1, "amctc.schema": 1, "amctc.ir": 1, "amctc.text": 1,
     "amctc.cursor": 1, "amctc.records": 1,
     "amctc.ops": 2, "amctc.intervals": 2, "amctc.analysis": 2, "amctc.attributes": 2, "amctc.parser": 2,
     "amctc.verify": 3, "amctc.pattern": 3, "amctc.matcher": 3,
-    "amctc.substitute": 3, "amctc.interp": 3, "amctc.kernels": 3,
+    "amctc.substitute": 3, "amctc.outputs": 3, "amctc.interp": 3, "amctc.kernels": 3,
     "amctc.onnx_bridge": 3, "amctc.execution": 3,
     "amctc.rewrite": 4, "amctc.contract": 4, "amctc.magnitude": 4, "amctc.calibrate": 4,
     "amctc.spec": 5, "amctc.options": 5, "amctc.pipeline": 5, "amctc.cycles": 5, "amctc.cost": 5, "amctc.memory": 5,
     "amctc.frontends": 6, "amctc.backends": 6, "amctc.report": 6, "amctc.testing": 6, "amctc.preset": 6,
     "amctc.examples": 6, "amctc.reproducer": 6, "amctc.validate": 6, "amctc.bisection": 6,
-    "amctc.session": 7, "amctc.evaluation": 7, "amctc.variants": 7, "amctc.api": 7, "amctc.cli": 7,
-    "amctc.__main__": 7, "amctc": 7,
+    "amctc.session": 7, "amctc.evaluation": 7, "amctc.variants": 7, "amctc.api": 7, "amctc.mixed_precision": 7,
+    "amctc.cli": 7, "amctc.__main__": 7, "amctc": 7,
 }  # fmt: skip
 """Floor of each module or folder. Modules of one floor may import each other as long as no cycle forms."""
 

@@ -6,12 +6,15 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from itertools import islice
 from typing import NamedTuple
 
 from amctc.calibrate.axes import batch_length
+from amctc.calibrate.checkpoint import Collection
 from amctc.calibrate.inputs import no_samples
+from amctc.calibrate.observers import Observers
+from amctc.concurrency import SerialExecutor, in_order
 from amctc.errors import AmctcError, InputError
-from amctc.executors import SerialExecutor, in_order
 from amctc.ir import Graph, GraphInput, Value
 from amctc.numerics.histogram import Histogram
 from amctc.onnx_bridge.workers import Run, shared_session
@@ -20,42 +23,47 @@ from amctc.types import Array
 Progress = Callable[[str, int, int], None]
 
 
-def collect_histograms(
+def collect(
     graph: Graph,
     values: Sequence[Value],
     batches: Iterable[Mapping[str, Array]],
+    observers: Observers,
     *,
-    bins: int,
+    collection: Collection | None = None,
     progress: Progress = lambda what, done, total: None,
     executor: Executor | None = None,
     provider: str = "cpu",
-    each: Callable[[Sequence[Histogram]], None] = lambda batch: None,
-) -> list[Histogram]:
-    """What each of ``values`` was over all batches, in the order given.
+) -> Observers:
+    """``observers``, which saw nothing, after ``values`` over all batches.
 
     Executed by ONNX Runtime on ``provider``, batch by batch on ``executor`` (by default in this thread), from which
-    histograms come back, not arrays. They do not depend on the order or the size of the batches, nor on the executor.
-    ``each`` is told the histograms of every batch, in the order of the batches.
-    Raises :class:`UsageError` without a batch and :class:`InputError` naming the value where one is NaN or infinite.
+    histograms come back, not arrays. These do not depend on the order or the size of the batches, averages do; neither
+    on the executor. Batches that ``collection`` saw before are passed over. Raises :class:`UsageError` without a batch
+    and :class:`InputError` naming the value where one is NaN or infinite.
     """
-    executor = executor or SerialExecutor()
+    collection, executor = collection or Collection(), executor or SerialExecutor()
+    if collection.done:
+        observers = observers.restored(collection)
+    if collection.finished:
+        return observers
     computed = [v for v in values if not isinstance(v, GraphInput)]
     names = tuple(f"watched/{i}" for i in range(len(computed)))
     watched = graph.with_outputs(tuple(computed), names)
     tensor_of: dict[Value, str] = {**{v: v.name for v in graph.inputs}, **dict(zip(computed, names, strict=True))}
     tensors = tuple(_Tensor(str(v.name), tensor_of[v]) for v in values)
     total = len(batches) if hasattr(batches, "__len__") else 0  # type: ignore[arg-type]
-    histograms, seen = [Histogram.empty(bins) for _ in values], 0
+    bins = observers.histograms[0].counts.size if values else 0
     with shared_session(watched, executor, provider=provider) if computed else nullcontext() as run:
         observe = functools.partial(_observed, run, tensors, bins)
-        for count, found in in_order(executor, observe, _numbered(batches, graph.inputs, values)):
-            each(found)
-            histograms = [old.merged(new) for old, new in zip(histograms, found, strict=True)]
-            seen += count
-            progress("calibrating", seen, max(total, seen))
-    if not seen:
+        left = _numbered(islice(batches, collection.done, None), observers.samples, graph.inputs, values)
+        for count, found in in_order(executor, observe, left):
+            observers = observers.updated(found, count)
+            collection.advance(observers.state)
+            progress("calibrating", observers.samples, max(total, observers.samples))
+    if not observers.samples:
         raise no_samples()
-    return histograms
+    collection.finish()
+    return observers
 
 
 class _Tensor(NamedTuple):
@@ -74,10 +82,9 @@ class _Batch(NamedTuple):
 
 
 def _numbered(
-    batches: Iterable[Mapping[str, Array]], inputs: Sequence[GraphInput], values: Sequence[Value]
+    batches: Iterable[Mapping[str, Array]], first: int, inputs: Sequence[GraphInput], values: Sequence[Value]
 ) -> Iterator[_Batch]:
-    """The batches, with the defaults of inputs that are observed and not fed."""
-    first = 0
+    """The batches from sample ``first`` on, with the defaults of inputs that are observed and not fed."""
     defaults = {i.name: i.default.read() for i in inputs if i in values and i.default is not None}
     for feeds in batches:
         if missing := [i.name for i in inputs if i.default is None and i.name not in feeds]:

@@ -41,6 +41,14 @@ class Contraction:
             return math.prod(shape[1:])
         return shape[1] if isinstance(kind, nn.Gemm) and kind.trans_b else shape[0]
 
+    @property
+    def outputs(self) -> int:
+        """O, the sums of all groups."""
+        kind, shape = self.kind, self.shape
+        if isinstance(kind, nn.ConvTranspose):
+            return shape[1] * kind.group
+        return shape[0] if isinstance(kind, nn.Conv) or (isinstance(kind, nn.Gemm) and kind.trans_b) else shape[1]
+
     def matrix(self, weight: Array) -> Array:
         """The weight as [G, O/G, K]."""
         kind = self.kind

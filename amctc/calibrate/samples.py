@@ -19,7 +19,7 @@ from amctc.calibrate.axes import with_sample_axis
 from amctc.calibrate.formats import open_source
 from amctc.calibrate.inputs import Feed, InputSpec, fixed_batch
 from amctc.calibrate.preprocess import Preprocess
-from amctc.calibrate.sources import ArraySource, SampleSource, naming, require_labels
+from amctc.calibrate.sources import ArraySource, PickedSource, SampleSource, naming, require_labels
 from amctc.calibrate.spool import SpooledSource, as_arrays
 from amctc.errors import InputError, UsageError
 
@@ -113,6 +113,13 @@ class Samples:
             start=self._start + start,
             stop=min(ends, default=None),
         )
+
+    def picked(self, indices: Sequence[int]) -> Samples:
+        """The samples at ``indices`` of these, in that order; nothing is read or copied."""
+        if any(not 0 <= i < self._span() for i in indices):
+            raise UsageError(f"there are {self._span()} samples, not all of those picked", remedy="count from 0")
+        source = PickedSource(self._source, [self._start + i for i in indices])
+        return Samples(source, self.inputs, batch_size=self.batch_size)
 
     def require_batch(self) -> None:
         """Raise :class:`InputError` if there is not even one batch."""

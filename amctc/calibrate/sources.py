@@ -109,6 +109,44 @@ class ArraySource:
             return read(LABELS, 0, header.shape[0]).reshape(-1).astype(np.int64)
 
 
+class PickedSource:
+    """Some samples of another source, at ``indices``."""
+
+    def __init__(self, source: SampleSource, indices: Sequence[int]) -> None:
+        self.where = source.where
+        self.description = f"{len(indices)} samples picked from {source.description}"
+        self._source, self._indices = source, list(indices)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """See :class:`SampleSource`."""
+        found = self._source.labels
+        return None if found is None else found[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def batches(self, start: int, stop: int, size: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """See :class:`SampleSource`; a batch ends early where the shapes of samples change."""
+        waiting: list[dict[str, NDArray[Any]]] = []
+        for index in self._indices[start:stop]:
+            (sample,) = self._source.batches(index, index + 1, 1)
+            if waiting and (len(waiting) == size or _shapes(sample) != _shapes(waiting[0])):
+                yield _joined(waiting)
+                waiting = []
+            waiting.append(sample)
+        if waiting:
+            yield _joined(waiting)
+
+
+def _shapes(sample: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in sample.items()}
+
+
+def _joined(samples: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+
+
 def has_labels(names: Iterable[str], inputs: Mapping[str, str]) -> bool:
     """Whether ``y`` is among ``names`` and not the array of an input."""
     return LABELS in names and LABELS not in inputs.values()

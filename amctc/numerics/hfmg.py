@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from amctc.errors import InputError
+from amctc.errors import InputError, UnsupportedError
 from amctc.numerics._arrays import Float32Array, Float64Array, Int64Array, float32_array, require_finite
 from amctc.numerics._even_bins import EvenBins
 from amctc.numerics.affine import SMALLEST_SCALE
@@ -102,6 +103,11 @@ class HfmgHistogram:
         if abs(low - self.low) <= tolerance and abs(high - self.high) <= tolerance:
             return HfmgHistogram(counts + self.counts, low, high)
         return HfmgHistogram(counts + self._rebinned(low, high), low, high)
+
+    def merged(self, other: HfmgHistogram) -> NoReturn:
+        """Always :class:`UnsupportedError`: counts that were re-binned say no more where their values were."""
+        raise UnsupportedError("HFMG histograms cannot be merged: they depend on the order of all batches",
+                               remedy="merge histograms and use hfmg_from_histogram")  # fmt: skip
 
     def range(self, bits: int = 8, symmetric: bool = False) -> tuple[float, float]:
         """(low, high) with the least L2 error among the greedy shrinks, the first of equal ones.

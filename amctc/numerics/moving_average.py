@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from amctc.errors import InputError
+from amctc.errors import InputError, UnsupportedError
 from amctc.numerics._arrays import float32_array, require_finite
 from amctc.numerics.histogram import Histogram
 from amctc.numerics.thresholds import percentile
@@ -56,6 +57,11 @@ class MovingAverageRange:
     def moved(self, batch: Histogram) -> MovingAverageRange:
         """This average moved towards one more batch, of which only the histogram is known."""
         return self._moved_to(*percentile(batch, self.p)) if batch.count else self
+
+    def merged(self, other: MovingAverageRange) -> NoReturn:
+        """Always :class:`UnsupportedError`: where the batches of ``other`` stood among these is not known any more."""
+        raise UnsupportedError("averages of ranges cannot be merged: they depend on the order of all batches",
+                               remedy="feed all batches to one observer, or choose ranges by histograms")  # fmt: skip
 
     def _moved_to(self, low: float, high: float) -> MovingAverageRange:
         if self.batches:

@@ -13,8 +13,8 @@ from typing import TypeAlias
 import onnx
 import onnxruntime
 
+from amctc.concurrency import shares_memory
 from amctc.errors import UnsupportedError, printable
-from amctc.executors import shares_memory
 from amctc.ir import Graph
 from amctc.onnx_bridge.custom_ops import custom_op_libraries, register_custom_ops
 from amctc.onnx_bridge.edge_casts import EdgeCasts

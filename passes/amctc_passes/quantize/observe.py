@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from amctc.calibrate.collect import collect_histograms
+from amctc.calibrate.collect import collect
+from amctc.calibrate.observers import Observers
 from amctc.contract import Contract, Exact
 from amctc.errors import InputError
 from amctc.ir import Graph, Value, apply
-from amctc.numerics.histogram import Histogram
 from amctc.numerics.moving_average import MovingAverageRange
 from amctc.ops import quant
 from amctc.pipeline import Context, Pass, register
@@ -61,20 +60,15 @@ class Observe(Pass):
         values = list(dict.fromkeys(p.value for op in ops if op.obstacle is None for p in op.points))
         if not values:
             return graph
-        samples = context.calibration(self.name)
-        averages = [self._average() for _ in values]
-
-        def average(batch: Sequence[Histogram]) -> None:
-            if self.moving_average:
-                averages[:] = [a.moved(h) for a, h in zip(averages, batch, strict=True)]
-
-        found = collect_histograms(
-            graph, values, samples, bins=self.bins, progress=context.progress, executor=context.executor,
-            provider=context.provider, each=average,
+        samples, average = context.calibration(self.name), self._average() if self.moving_average else None
+        found = collect(
+            graph, values, samples, Observers.empty(len(values), self.bins, average),
+            collection=context.collection(self.name, values), progress=context.progress, executor=context.executor,
+            provider=context.provider,
         )  # fmt: skip
         wrapped: dict[Value, Value] = {}
-        for value, histogram, moved in zip(values, found, averages, strict=True):
+        for index, value in enumerate(values):
             origins = () if value.producer is None else value.producer.origins
-            ends = moved.range() if moved.batches else ()
-            wrapped[value] = apply(quant.Observe.of(histogram, ends), value, origins=origins)
+            ends = found.averages[index].range() if average is not None and found.averages[index].batches else ()
+            wrapped[value] = apply(quant.Observe.of(found.histograms[index], ends), value, origins=origins)
         return substitute(graph, wrapped)

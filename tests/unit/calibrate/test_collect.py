@@ -7,9 +7,10 @@ import pytest
 
 from amctc import examples
 from amctc.api import load, open_samples_for
-from amctc.calibrate.collect import collect_histograms
+from amctc.calibrate.collect import collect
+from amctc.calibrate.observers import Observers
+from amctc.concurrency import open_executor
 from amctc.errors import InputError, UnsupportedError, UsageError
-from amctc.executors import open_executor
 from amctc.ir import Graph, GraphInput, Value, apply, const
 from amctc.ops import nn
 from amctc.types import BF16, F32, I64, TensorType
@@ -20,6 +21,12 @@ EXECUTORS = [("serial", None), ("threads", 1), ("threads", 3), ("processes", 2)]
 
 def points(graph: Graph) -> list[Value]:
     return list(dict.fromkeys(op.operands[0] for op in graph.ops if isinstance(op.kind, nn.Layer)))
+
+
+def watch(graph: Graph, batches, executor=None, **options) -> Observers:
+    """What ``collect`` sees at all points of a graph."""
+    watched = points(graph)
+    return collect(graph, watched, batches, Observers.empty(len(watched), 256), executor=executor, **options)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +44,9 @@ def test_every_executor_gives_the_same_histograms(digits, size) -> None:
     found = []
     for kind, jobs in EXECUTORS:
         with open_executor(kind, jobs) as executor:
-            found.append(collect_histograms(graph, values, batches, bins=1024, executor=executor))
+            found.append(collect(graph, values, batches, Observers.empty(len(values), 1024), executor=executor))
     assert all(other == found[0] for other in found[1:])
-    (image,) = (h for v, h in zip(values, found[0], strict=True) if isinstance(v, GraphInput))
+    (image,) = (h for v, h in zip(values, found[0].histograms, strict=True) if isinstance(v, GraphInput))
     assert image.count == feeds["image"].size
     assert (image.low, image.high) == (float(feeds["image"].min()), float(feeds["image"].max()))
     assert image.zeros == int((feeds["image"] == 0).sum())
@@ -58,8 +65,7 @@ def test_progress_counts_samples_in_order(kind, jobs) -> None:
     batches = [{"x": np.ones((n, 3), np.float32)} for n in (4, 1, 2)]
     told: list[tuple[str, int, int]] = []
     with open_executor(kind, jobs) as executor:
-        collect_histograms(graph, points(graph), batches, bins=256, executor=executor,
-                           progress=lambda *what: told.append(what))  # fmt: skip
+        watch(graph, batches, executor, progress=lambda *what: told.append(what))
     assert [t[:2] for t in told] == [("calibrating", 4), ("calibrating", 5), ("calibrating", 7)]
 
 
@@ -69,7 +75,7 @@ def test_errors_name_value_and_sample_whoever_finds_them(kind, jobs) -> None:
     graph = Graph((X,), (product(huge),), ("y",))
     batches = [{"x": np.full((2, 3), v, np.float32)} for v in (0.1, 0.1, 1e3, 0.1)]
     with open_executor(kind, jobs) as executor, pytest.raises(InputError) as caught:
-        collect_histograms(graph, points(graph), batches, bins=256, executor=executor)
+        watch(graph, batches, executor)
     assert str(caught.value).startswith("value 'huge', batch from sample 4: calibration data holds NaN")
     assert caught.value.remedy
 
@@ -80,27 +86,27 @@ def test_what_the_runtime_refuses_is_refused_alike(kind, jobs) -> None:
     ids = GraphInput("ids", TensorType(("N",), I64))
     graph = Graph((ids,), (product(apply(nn.Gather(0), table, ids, name="e")),), ("y",))
     with open_executor(kind, jobs) as executor, pytest.raises(UnsupportedError, match="ONNX Runtime failed"):
-        collect_histograms(graph, points(graph), [{"ids": np.int64([9])}], bins=256, executor=executor)
+        watch(graph, [{"ids": np.int64([9])}], executor)
 
 
 @pytest.mark.parametrize(("kind", "jobs"), EXECUTORS)
 def test_only_graph_inputs_need_no_session(kind, jobs) -> None:
     graph = Graph((X,), (product(X),), ("y",))
     with open_executor(kind, jobs) as executor:
-        (found,) = collect_histograms(graph, [X], [{"x": np.float32([[1, -2, 0]])}], bins=256, executor=executor)
+        (found,) = watch(graph, [{"x": np.float32([[1, -2, 0]])}], executor).histograms
     assert (found.low, found.high, found.count, found.zeros) == (-2.0, 1.0, 3, 1)
 
 
 def test_no_batches() -> None:
     graph = Graph((X,), (product(X),), ("y",))
     with pytest.raises(UsageError, match="no calibration samples"):
-        collect_histograms(graph, [X], [], bins=256)
+        watch(graph, [])
 
 
 def test_a_provider_that_is_not_there() -> None:
     graph = Graph((X,), (product(apply(nn.Relu(), X)),), ("y",))
     with pytest.raises(UsageError, match=r"no provider 'abacus' here; it has .*cpu"):
-        collect_histograms(graph, points(graph), [{"x": np.ones((1, 3), np.float32)}], bins=256, provider="abacus")
+        watch(graph, [{"x": np.ones((1, 3), np.float32)}], provider="abacus")
 
 
 @pytest.mark.parametrize(("kind", "jobs"), EXECUTORS)
@@ -109,5 +115,5 @@ def test_types_that_are_exchanged_in_wider_ones(kind, jobs) -> None:
     graph = Graph((narrow,), (product(apply(nn.Cast(F32), narrow, name="wide")),), ("y",))
     feeds = {"narrow": np.array([[1.5, -2, 0]]).astype(BF16.dtype)}
     with open_executor(kind, jobs) as executor:
-        (found,) = collect_histograms(graph, points(graph), [feeds], bins=256, executor=executor)
+        (found,) = watch(graph, [feeds], executor).histograms
     assert (found.low, found.high, found.count) == (-2.0, 1.5, 3)

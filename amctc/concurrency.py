@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from typing import Literal, ParamSpec, TypeVar
 
 from amctc.errors import LimitError, UsageError
@@ -49,12 +50,23 @@ def open_executor(kind: ExecutorKind | None = None, jobs: int | None = None) -> 
     count = jobs or usable_cores()
     if kind == "threads":
         return ThreadPoolExecutor(count, "amctc")
-    return ProcessPoolExecutor(count, get_context("spawn"), _leave_interrupts)
+    return ProcessPoolExecutor(count, get_context("spawn"), _start_worker)
 
 
-def _leave_interrupts() -> None:
-    """Let the process that started the workers handle an interrupt from the keyboard, which reaches all of them."""
+def _start_worker() -> None:
+    """Leave an interrupt from the keyboard to the process that started the workers, and do not outlive it.
+
+    A process that is killed tells its workers nothing, and they would wait for work for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    starter = parent_process()
+    assert starter is not None
+    threading.Thread(target=_end_with, args=(starter.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def usable_cores() -> int:

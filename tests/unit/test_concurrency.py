@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from amctc.concurrency import SerialExecutor, in_order, open_executor, shares_memory
 from amctc.errors import InputError, LimitError, UsageError
-from amctc.executors import SerialExecutor, in_order, open_executor, shares_memory
 
 
 def square(x: int) -> int:
@@ -147,3 +151,23 @@ def test_which_executors_share_memory() -> None:
 def test_refusals(kind, jobs, words) -> None:
     with pytest.raises(UsageError, match=words):
         open_executor(kind, jobs)
+
+
+KILLED_STARTER = """
+import os, signal
+from amctc.concurrency import open_executor
+
+if __name__ == "__main__":
+    executor = open_executor("processes", 2)
+    assert executor.submit(abs, -1).result() == 1
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """They hold its standard output, so that has no end before they have one."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED_STARTER)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
