@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from amctc import testing
     from amctc.api import Compression, compress, evaluate, load, open_samples_for, save
     from amctc.backends.exchange import to_graphsurgeon, to_networkx
+    from amctc.calibrate.selection import Selection, select_samples
+    from amctc.concurrency import open_executor
     from amctc.contract import Changes, Contract, Exact, Fact, Lossy, Rounding
     from amctc.errors import AmctcError
-    from amctc.executors import open_executor
     from amctc.frontends.graphsurgeon import from_graphsurgeon
     from amctc.ir import Graph, Op, Value, apply, const
+    from amctc.mixed_precision.budget_search import search
+    from amctc.mixed_precision.costs import Budget
+    from amctc.mixed_precision.goal import Goal
+    from amctc.mixed_precision.goal_search import compress_to_goal
+    from amctc.mixed_precision.sensitivities import sensitivity
     from amctc.onnx_bridge.custom_ops import register_custom_ops
     from amctc.ops import ascend, nn, onnx, quant
     from amctc.parser import parse_graph
@@ -32,11 +38,17 @@ if TYPE_CHECKING:
 _HOME = {
     "amctc.api": ("Compression", "compress", "evaluate", "load", "open_samples_for", "save"),
     "amctc.backends.exchange": ("to_graphsurgeon", "to_networkx"),
+    "amctc.calibrate.selection": ("Selection", "select_samples"),
     "amctc.contract": ("Changes", "Contract", "Exact", "Fact", "Lossy", "Rounding"),
     "amctc.errors": ("AmctcError",),
-    "amctc.executors": ("open_executor",),
+    "amctc.concurrency": ("open_executor",),
     "amctc.frontends.graphsurgeon": ("from_graphsurgeon",),
     "amctc.ir": ("Graph", "Op", "Value", "apply", "const"),
+    "amctc.mixed_precision.budget_search": ("search",),
+    "amctc.mixed_precision.costs": ("Budget",),
+    "amctc.mixed_precision.goal": ("Goal",),
+    "amctc.mixed_precision.goal_search": ("compress_to_goal",),
+    "amctc.mixed_precision.sensitivities": ("sensitivity",),
     "amctc.onnx_bridge.custom_ops": ("register_custom_ops",),
     "amctc.parser": ("parse_graph",),
     "amctc.pattern": ("Match", "NoMatch", "any_value", "either", "number", "op", "weight"),
@@ -49,11 +61,13 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _DIALECTS = ("ascend", "nn", "onnx", "quant")
 
 __all__ = [
-    "AmctcError", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Graph", "Lossy", "Match",
-    "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Session", "Value", "any_value",
-    "apply", "apply_rewrites", "ascend", "compress", "const", "either", "evaluate", "explain", "from_graphsurgeon",
-    "load", "nn", "number", "onnx", "op", "open_executor", "open_samples_for", "parse_graph", "print_graph",
-    "quant", "register", "register_custom_ops", "save", "testing", "to_graphsurgeon", "to_networkx", "weight",
+    "AmctcError", "Budget", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Goal", "Graph",
+    "Lossy", "Match", "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Selection", "Session",
+    "Value",
+    "any_value", "apply", "apply_rewrites", "ascend", "compress", "compress_to_goal", "const", "either", "evaluate",
+    "explain", "from_graphsurgeon", "load", "nn", "number", "onnx", "op", "open_executor", "open_samples_for",
+    "parse_graph", "print_graph", "quant", "register", "register_custom_ops", "save", "search", "select_samples",
+    "sensitivity", "testing", "to_graphsurgeon", "to_networkx", "weight",
 ]  # fmt: skip
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from amctc.backends.onnx_file import save, save_into, saved_size
 from amctc.backends.record import layer_records, record_text
+from amctc.calibrate.checkpoint import INTERVAL, Checkpoint
 from amctc.calibrate.preprocess import Preprocess
 from amctc.calibrate.samples import Samples, from_iterable, open_samples
+from amctc.calibrate.work import described_work
+from amctc.concurrency import SerialExecutor
 from amctc.errors import UnsupportedError
 from amctc.evaluation import evaluate
-from amctc.executors import SerialExecutor
 from amctc.files import output_folder
 from amctc.frontends.onnx_file import load
 from amctc.ir import Graph, Value, constant_data, layer_name
 from amctc.onnx_bridge.carried_weights import carried_weights, random_ops
 from amctc.onnx_bridge.storage import EXTERNAL_ABOVE
+from amctc.onnx_bridge.value_sizes import require_sizes
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, PassRecord, Pipeline, Validator
 from amctc.preset import Preset, load_preset
@@ -78,6 +81,8 @@ def compress(
     external_data_threshold: int = EXTERNAL_ABOVE,
     progress: Progress = _silent,
     validate: Validator | None = None,
+    checkpoint: AnyPath | None = None,
+    checkpoint_interval: float = INTERVAL,
 ) -> Compression:
     """Quantize a model for ``target`` and simulate the result.
 
@@ -90,7 +95,9 @@ def compress(
     and the integer model for the report. ``executor`` runs batches (the result is the same on any), ``provider`` is
     where ONNX Runtime computes. With ``out`` four files are written into that folder, all or none; past
     ``external_data_threshold`` bytes a model's weights get a file of their own. ``validate``
-    looks at each pass (:class:`amctc.validate.Validation`). Raises :class:`amctc.errors.AmctcError` of the kind that
+    looks at each pass (:class:`amctc.validate.Validation`). ``checkpoint`` names a file that keeps, every
+    ``checkpoint_interval`` seconds, what was gathered from the samples; the same call resumes it after a kill, to the
+    same bytes, and removes it at its end. Raises :class:`amctc.errors.AmctcError` of the kind that
     fits.
     """
     clock = _Clock()
@@ -103,6 +110,10 @@ def compress(
         source.require_batch()
     context = Context(samples=source, seed=seed, target=profile, progress=progress,
                       executor=executor or SerialExecutor(), provider=provider, validate=validate)  # fmt: skip
+    if checkpoint is not None:
+        settings = {"pipeline": stages, "target": profile, "seed": seed, "provider": provider}
+        work = described_work(graph, source, settings, progress)
+        context.checkpoint = Checkpoint(checkpoint, work, interval=checkpoint_interval)
     records: list[PassRecord] = []
     clock.lap("load")
 
@@ -113,6 +124,8 @@ def compress(
         return result.graph
 
     prepared = stage("prepare", stages.prepare, graph)
+    if source is not None:
+        require_sizes(prepared)
     _remark(prepared, context)
     prepared = stage("balance", stages.balance, prepared)
     quantized = stage("quantize", stages.quantize, prepared)
@@ -132,16 +145,28 @@ def compress(
         bytes_after=saved_size(deploy, FILES["deploy"], external_data_threshold=external_data_threshold),
         notes=context.notes, passes=records,
     )  # fmt: skip
-    files: dict[str, Path] = {}
+    result = Compression(prepared, quantized, deploy, integer, report, {}, clock.seconds)
     if out is not None:
-        with output_folder(out) as output:
-            for key, saved in (("deploy", deploy), ("fakequant", quantized)):
-                save_into(output, FILES[key], saved, external_data_threshold=external_data_threshold)
-            output.write_text(FILES["record"], record_text(quantized) if layer_records(quantized) else "")
-            output.write_text(FILES["report"], report.to_json())
-        files = {key: Path(out) / name for key, name in FILES.items()}
+        result = written(result, out, external_data_threshold=external_data_threshold)
+    if context.checkpoint is not None:
+        context.checkpoint.remove()
     clock.lap("write")
-    return Compression(prepared, quantized, deploy, integer, report, files, clock.seconds)
+    return result
+
+
+def written(
+    result: Compression, out: AnyPath, *, external_data_threshold: int = EXTERNAL_ABOVE,
+    texts: Mapping[str, str] | None = None,
+) -> Compression:  # fmt: skip
+    """The compression with its files, and ``texts`` by file name, in the folder ``out``: all or none."""
+    with output_folder(out) as output:
+        for key, saved in (("deploy", result.deploy_graph), ("fakequant", result.qdq_graph)):
+            save_into(output, FILES[key], saved, external_data_threshold=external_data_threshold)
+        records = record_text(result.qdq_graph) if layer_records(result.qdq_graph) else ""
+        for name, text in ((FILES["record"], records), *(texts or {}).items(),
+                           (FILES["report"], result.report.to_json())):  # fmt: skip
+            output.write_text(name, text)
+    return replace(result, files={key: Path(out) / name for key, name in FILES.items()})
 
 
 def _remark(graph: Graph, context: Context) -> None:

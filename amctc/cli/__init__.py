@@ -17,6 +17,8 @@ from amctc.cli.passes import passes
 from amctc.cli.plan import plan
 from amctc.cli.program import DEBUG, Program
 from amctc.cli.run import run
+from amctc.cli.search import search
+from amctc.cli.sensitivity import sensitivity
 from amctc.cli.targets import targets
 
 __all__ = ["amctc", "main"]
@@ -35,8 +37,8 @@ def amctc(context: click.Context) -> None:
 
 
 amctc.add_section("Start here", demo)
-amctc.add_section("Compress a model, measure the result", compress, evaluate, estimate)
-amctc.add_section("Look inside", inspect, plan, passes, targets)
+amctc.add_section("Compress a model, measure the result", compress, search, evaluate, estimate)
+amctc.add_section("Look inside", sensitivity, inspect, plan, passes, targets)
 amctc.add_section("Compose a pipeline of your own", run)
 
 

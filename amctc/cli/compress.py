@@ -11,11 +11,13 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from amctc.cli.calibration_samples import CalibrationOptions, calibration_options
 from amctc.cli.options import (
     DataOptions,
     RunOptions,
     WorkerOptions,
     data_options,
+    held_back_option,
     require_folder,
     run_options,
     target_option,
@@ -44,6 +46,9 @@ FILE_NOTES = {
         "amctc compress model.onnx -d samples.npz -o out -t ascend310p3 --skip 'head*' --method min-max",
         "amctc compress model.onnx -d samples.npz -o out --set observe.bins=8192 --jobs 4",
         "amctc compress model.onnx -d samples.py:batches -o out",
+        "amctc compress model.onnx -d images -p imagenet --select 100 -o out",
+        "amctc compress model.onnx -d images -p imagenet -n 5000 -o out --checkpoint out.checkpoint",
+        "amctc compress model.onnx -d images -p imagenet -n 100 --max-drop 0.5 --held-back 200 -o out",
         "amctc compress bert.onnx -d 'ids;mask' --input-shape 'ids:1,128;mask:1,128' --data-types 'int64;int64' -o out",
     ),
 )
@@ -51,8 +56,7 @@ FILE_NOTES = {
 @data_options
 @target_option("The chip to compress for; `amctc targets` lists them.  [default: ascend910b1]")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
-@click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
-              help="Calibrate on the first N samples.")  # fmt: skip
+@calibration_options
 @click.option(
     "--preset",
     default="default",
@@ -70,14 +74,27 @@ FILE_NOTES = {
 @click.option("--symmetric", is_flag=True, help="Quantize activations with a zero point of 0.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
               help="Set an option of a pass of the preset; may be repeated.")  # fmt: skip
+@click.option("--max-drop", type=click.FloatRange(min=0), metavar="POINTS",
+              help="Leave layers in float until at most so many points of top-1, or without labels of agreement, "
+              "are lost.")  # fmt: skip
+@click.option("--min-sqnr", type=float, metavar="DB", help="Leave layers in float until the outputs have this SQNR.")
+@click.option("-e", "--evaluator", metavar="FILE.py:FUNCTION", help="--max-drop of a score of your own.")
+@held_back_option
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
 @click.option("--validate", is_flag=True, help="Compare results before and after each pass, rewrite by rewrite.")
+@click.option(
+    "--checkpoint", metavar="FILE", help="Keep calibration in this file, and resume what it holds after a kill."
+)
+@click.option("--checkpoint-interval", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="S",
+              help="Seconds between two writes of the checkpoint; 0 writes at every step.")  # fmt: skip
 @worker_options
 @run_options
 def compress(
-    model: str, data: DataOptions, target: str | None, out: str, calibration: int, preset: str, skip: tuple[str, ...],
-    tensor: tuple[str, ...], override: tuple[str, ...], method: str | None, symmetric: bool,
-    settings: tuple[str, ...], seed: int, validate: bool, workers: WorkerOptions, runs: RunOptions,
+    model: str, data: DataOptions, target: str | None, out: str, calibrated: CalibrationOptions, preset: str,
+    skip: tuple[str, ...], tensor: tuple[str, ...], override: tuple[str, ...], method: str | None, symmetric: bool,
+    settings: tuple[str, ...], max_drop: float | None, min_sqnr: float | None,
+    evaluator: str | None, held_back: int | None, seed: int, validate: bool, checkpoint: str | None,
+    checkpoint_interval: float, workers: WorkerOptions, runs: RunOptions,
 ) -> None:  # fmt: skip
     """Quantize a float model for an Ascend chip and simulate the result.
 
@@ -86,6 +103,7 @@ def compress(
     the scales and a report.
     """
     require_folder(out)
+    goal = goal_arguments(max_drop, min_sqnr, evaluator, held_back)
     from amctc.api import compress as run
     from amctc.api import load
     from amctc.targets import DEFAULT_TARGET, load_profile
@@ -100,18 +118,49 @@ def compress(
         validation = Validation(out)
     runs.prepare()
     graph = load(model)
-    samples = None if data.path is None else data.opened(graph, limit=calibration)
+    if goal and calibrated.select is not None and held_back is None:
+        raise UsageError("--select chooses from what is not held back", remedy="give --held-back")
+    samples, selection = calibrated.opened(data, graph, held_back=held_back or 0, seed=seed, provider=runs.provider)
+    if goal and samples is None:
+        raise UsageError("no samples to measure with", remedy="give --data")
+    if goal:
+        from amctc.mixed_precision.goal_search import compress_to_goal as run  # type: ignore[assignment]
     with progress_bar() as progress, workers.opened() as executor:
         result = run(
             graph, samples, path=model, target=profile, out=out, preset=preset, options=options,
             preprocess=data.preprocess, seed=seed, executor=executor, provider=runs.provider, progress=progress,
-            validate=validation,
+            validate=validation, checkpoint=checkpoint, checkpoint_interval=checkpoint_interval, **goal,
         )  # fmt: skip
-    console = make_console(sys.stdout)
-    print_compression(result, 0 if samples is None else len(samples), console)
+    console, precision = make_console(sys.stdout), result.report.precision
+    used = 0 if samples is None else len(samples) if precision is None else precision.calibrated
+    print_compression(result, used, console)
+    if selection is not None:
+        console.print(f"\n{selection}", highlight=False, soft_wrap=True)
+    if precision is not None:
+        from amctc.report.precision_text import print_precision
+
+        console.print()
+        print_precision(precision, console)
     print_files(result, console)
     if validation is not None:
         console.print(str(validation))
+
+
+def goal_arguments(
+    max_drop: float | None, min_sqnr: float | None, evaluator: str | None, held_back: int | None
+) -> dict[str, Any]:
+    """Arguments of a compression to a goal; none where there is no goal."""
+    if max_drop is None and min_sqnr is None:
+        if evaluator is not None or held_back is not None:
+            raise UsageError("--evaluator and --held-back go with a goal", remedy="give --max-drop or --min-sqnr")
+        return {}
+    if evaluator is not None and max_drop is None:
+        raise UsageError("--evaluator goes with --max-drop", remedy="give --max-drop in units of the score")
+    from amctc.calibrate.user_function import load_function
+    from amctc.mixed_precision.goal import Goal
+
+    score = None if evaluator is None else load_function(evaluator, option="--evaluator").call
+    return {"goal": Goal(max_drop, min_sqnr), "evaluator": score, "held_back": held_back}
 
 
 def pass_options(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from amctc.calibrate.samples import Samples
-    from amctc.executors import ExecutorKind
+    from amctc.concurrency import ExecutorKind
     from amctc.ir import Graph
     from amctc.session import Session
 
@@ -68,7 +68,7 @@ def data_options(function: F) -> F:
         click.option("-p", "--preprocess", metavar="P", help=PREPROCESS_HELP),
         click.option("-d", "--data", "--samples", "path", metavar="PATH", help=DATA_HELP),
     )  # fmt: skip
-    return _bundled("data", DataOptions, options)(function)
+    return bundled("data", DataOptions, options)(function)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,58 @@ def run_options(function: F) -> F:
         click.option("--provider", default="cpu", show_default=True, metavar="NAME",
                      help="Where ONNX Runtime computes: cpu, cuda, …"),
     )  # fmt: skip
-    return _bundled("runs", RunOptions, options)(function)
+    return bundled("runs", RunOptions, options)(function)
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """What commands that compress a model again and again are told: how, with what, and on what they measure."""
+
+    target: str | None
+    preset: str
+    skip: tuple[str, ...]
+    settings: tuple[str, ...]
+    seed: int
+    calibration: int
+    held_back: int | None
+
+    @property
+    def samples(self) -> int:
+        """Samples to open: those held back are among the first, or follow them where their number was given."""
+        return self.calibration + (self.held_back or 0)
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of what is run, with the names it has for them."""
+        from amctc.cli.compress import pass_options
+        from amctc.targets import DEFAULT_TARGET, load_profile
+
+        options = pass_options(self.settings, {"skip": self.skip}, ())
+        return {"target": load_profile(self.target or DEFAULT_TARGET), "preset": self.preset, "options": options,
+                "seed": self.seed, "held_back": self.held_back}  # fmt: skip
+
+
+def trial_options(function: F) -> F:
+    """Options of preset, target, samples and seed; the command gets them as ``trials``, a :class:`TrialOptions`."""
+    options = (
+        click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices."),
+        click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
+                     help="Set an option of a pass of the preset; may be repeated."),
+        click.option("--skip", multiple=True, metavar="LAYER",
+                     help="Leave a layer in float; wildcards, may be repeated."),
+        click.option("--preset", default="default", show_default=True, metavar="NAME",
+                     help="What makes the models: default, fast, another one installed, or a .toml file."),
+        held_back_option,
+        click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+                     help="Use the first N samples."),
+        target_option("The chip; `amctc targets` lists them.  [default: ascend910b1]"),
+    )  # fmt: skip
+    return bundled("trials", TrialOptions, options)(function)
+
+
+def held_back_option(function: F) -> F:
+    """``--held-back``: the samples to measure on."""
+    return click.option("--held-back", type=click.IntRange(min=1), metavar="N", help="Measure on the N samples behind "
+                        "those that calibrate.  [default: a quarter of these, taken from them]")(function)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,7 +159,7 @@ class WorkerOptions:
 
     def opened(self) -> Executor:
         """The executor, to be used as a context."""
-        from amctc.executors import open_executor
+        from amctc.concurrency import open_executor
 
         return open_executor(self.workers, self.jobs)
 
@@ -120,10 +171,10 @@ def worker_options(function: F) -> F:
                      help="What runs batches; the result is the same.  [default: threads if --jobs is more than 1]"),
         click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Batches calibrated at once."),
     )  # fmt: skip
-    return _bundled("workers", WorkerOptions, options)(function)
+    return bundled("workers", WorkerOptions, options)(function)
 
 
-def _bundled(name: str, kind: type[Any], options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+def bundled(name: str, kind: type[Any], options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     """A decorator that adds options and hands their values to the command as one object ``name``."""
 
     def wrap(function: F) -> F:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+
+from amctc.report.json_text import json_text
+from amctc.report.precision import PrecisionReport
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ class CompressionReport:
     model, or the ``QDQ`` model where the quantizers came with it) over ``samples`` samples (agreement: same largest
     element along the last axis). ``overflows`` counts accumulators outside int32 per layer (N7). ``preprocess`` names
     how samples were prepared, where that is known. ``time_us`` and ``float_time_us`` are estimates for one sample on
-    the target. ``passes`` lists the pipeline with rewrites fired.
+    the target. ``passes`` lists the pipeline with rewrites fired. ``precision`` tells how the precision of layers was
+    chosen, where it was.
     """
 
     model: str
@@ -76,20 +76,11 @@ class CompressionReport:
     notes: tuple[str, ...]
     atc: str
     reference: str = "float"
+    precision: PrecisionReport | None = field(default=None, metadata={"optional": True})
 
     def to_json(self) -> str:
         """The report as JSON text; infinities as strings, keys in field order, the same bytes for the same run."""
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=2, ensure_ascii=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
+        return json_text(self)
 
 
 @dataclass(frozen=True)

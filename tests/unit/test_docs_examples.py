@@ -20,7 +20,7 @@ def examples(page: str) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", ["prove-a-rewrite.md", "write-a-rewrite.md", "write-a-pass.md"])
+@pytest.mark.parametrize("page", ["prove-a-rewrite.md", "write-a-rewrite.md", "write-a-pass.md", "search.md"])
 def test_examples_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -16,6 +16,7 @@ from amctc.cycles import layer_macs
 from amctc.ir import Graph, GraphInput, Op, Value, apply, layer_name, with_operands
 from amctc.onnx_bridge.runtime import FloatSession
 from amctc.ops import nn
+from amctc.outputs import with_scores
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import F32, Array, TensorType
@@ -66,13 +67,9 @@ class RollBack(Pass):
             return graph
         macs = {op: layer_macs(op) or 0 for op in layers(graph)}
         affordable = int(_MOST_MACS // max(1, len(quantized) * sum(macs.values())))
-        probe = OutputNoise(graph, quantized, context, min(self.samples, max(_FEWEST_SAMPLES, affordable)))
-        if probe.share(quantized) <= self._allowed:
+        noise = self._noise(graph, quantized, context, min(self.samples, max(_FEWEST_SAMPLES, affordable)))
+        if not noise:
             return graph
-        noise: dict[Op, float] = {}
-        for op in quantized:
-            noise[op] = probe.share([op])
-            context.progress("measuring sensitivities", len(noise), len(quantized))
         chosen = self._chosen(noise, macs)
         for op in (op for op in quantized if op in chosen):
             decibels = -10.0 * np.log10(noise[op])
@@ -85,6 +82,21 @@ class RollBack(Pass):
             return with_operands(op, tuple(None if o is None else before_quantizer(o) for o in operands)).results
 
         return convert(graph, stripped)
+
+    def _noise(self, graph: Graph, quantized: list[Op], context: Context, samples: int) -> dict[Op, float]:
+        """The noise of each op alone; of none where the outputs are clean enough with all of them."""
+        collection = context.collection(self.name, quantized)
+        shares = collection.array("shares", (collection.done,), np.float64).tolist() if collection.done else []
+        if not collection.finished:
+            probe = OutputNoise(graph, quantized, context, samples)
+            for ops in [quantized, *([op] for op in quantized)][len(shares) :]:
+                if shares and shares[0] <= self._allowed:
+                    break
+                shares.append(probe.share(ops))
+                collection.advance(lambda: {"shares": np.array(shares)})
+                context.progress("measuring sensitivities", len(shares) - 1, len(quantized))
+            collection.finish()
+        return dict(zip(quantized, shares[1:], strict=False))
 
     @property
     def _allowed(self) -> float:
@@ -170,18 +182,8 @@ def _gated(graph: Graph, ops: Sequence[Op]) -> tuple[Graph, dict[Op, GraphInput]
         return with_operands(op, tuple(None if o is None else _switched(o, gates[op]) for o in operands)).results
 
     converted = convert(graph, gated)
-    inputs, outputs = (*graph.inputs, *gates.values()), tuple(map(_scores, converted.outputs))
+    inputs, outputs = (*graph.inputs, *gates.values()), with_scores(converted).outputs
     return Graph(inputs, outputs, graph.output_names), gates
-
-
-def _scores(value: Value) -> Value:
-    """What a final softmax is of: its few uncertain results would hide the noise of all others."""
-    op = value.producer
-    if op is None or not isinstance(op.kind, nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
-        return value
-    scores = op.operands[0]
-    assert scores is not None
-    return scores
 
 
 def _switched(value: Value, gate: Value) -> Value:
