@@ -15,6 +15,15 @@ entropy         ranges of least Kullback-Leibler divergence
 ifmr, hfmg      the range searches of the existing tool
 moving_average  ranges that follow the data; order-dependent
 per_channel     streaming extremes of each channel
+weight_only     scales, zero points and integers of weights under float data (N21)
+gram            second moments of what a layer reads, batch by batch
+parted_gram     the same of long sums, in blocks
+second_order    rounding by second moments (GPTQ), coordinate descent
+adaround        rounding learned by gradient descent
+scale_search    scales by the error of the output
+compensation    weights that make up for what earlier layers lost
+weight_only_search  ranges, rounding and input scales (AWQ) of weights under float data
+representatives few rows that stand for many
 low_rank        kernels and matrices split in two by singular values
 rank_estimate   ranks from the spectrum (EVBMF) and the existing tool's rules
 sparsity        magnitude and n-of-m masks, the 4:2 wire format (N22)

@@ -176,6 +176,6 @@ def _cast(pair: tuple[AnyArray, AnyArray], weight: AnyArray) -> Factors:
 def _finite(w: npt.ArrayLike, ndim: int) -> AnyArray:
     weight: AnyArray = np.asarray(w)
     if weight.ndim != ndim or not weight.size or weight.dtype.kind != "f":
-        raise InputError(f"a {weight.dtype} weight of shape {weight.shape} has no such factors")
+        raise InputError(f"a weight of type {weight.dtype} and shape {weight.shape} has no such factors")
     require_finite(weight, "the weight")
     return weight

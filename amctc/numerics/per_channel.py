@@ -55,8 +55,9 @@ class ChannelStatistics:
             return self
         others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
         low, high = values.min(axis=others), values.max(axis=others)
-        # A minimum or maximum is NaN or infinite when any value is, so the reduced arrays suffice.
-        require_finite(np.concatenate([low, high]), "calibration data")
+        # A minimum or maximum is NaN or infinite when any value is, so the values are seldom looked at.
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            require_finite(values, "calibration data")
         return self.merged(ChannelStatistics(low, high, values.size // low.size))
 
     def merged(self, other: ChannelStatistics) -> ChannelStatistics:

@@ -39,7 +39,7 @@ def weight_only_parameters(
     if starts.size:
         low, high = np.minimum.reduceat(weights, starts, axis), np.maximum.reduceat(weights, starts, axis)
     low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         if symmetric:
             steps = np.where(-low > high, -first, last).astype(np.float32)
             scale = np.asarray(np.maximum(-low, high) / steps, np.float32)

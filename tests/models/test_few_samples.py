@@ -31,16 +31,16 @@ def network() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-@pytest.mark.parametrize("count", [1, 4, 32])
-def test_nothing_is_lost_on_other_samples(count: int, tmp_path) -> None:
+@pytest.mark.parametrize(("count", "bits"), [(1, 8), (4, 8), (32, 8), (4, 4), (32, 4)])
+def test_nothing_is_lost_on_other_samples(count: int, bits: int, tmp_path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(network(), path)
     calibration = [{"x": RNG.normal(size=(count, 64)).astype(np.float32)}]
     others = {"x": RNG.normal(size=(500, 64)).astype(np.float32)}
     (expected,) = amctc.Session(path).run(others).values()
     found = {}
-    for preset in ("fast", "default"):
-        deployed = amctc.compress(path, calibration, preset=preset).deploy_graph
+    for preset, rounding in (("fast", "quantize-weights"), ("default", "round-weights")):
+        deployed = amctc.compress(path, calibration, preset=preset, options={rounding: {"bits": bits}}).deploy_graph
         (actual,) = amctc.Session(deployed).run(others).values()
         found[preset] = ErrorStatistics().updated(expected, actual).sqnr_db
     assert found["default"] > found["fast"] - 1.0

@@ -8,18 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 
+from amctc.calibrate.checkpoint import Collection
 from amctc.calibrate.frontier import watched
 from amctc.contract import Changes, Contract
 from amctc.errors import AmctcError
-from amctc.ir import Graph, Op, Value
+from amctc.ir import Graph, Op, Value, layer_name
 from amctc.numerics.equalization import ChannelWidths, equalizing_factors
-from amctc.ops import nn
-from amctc.pipeline import Batch, Context, Pass, register
-from amctc.substitute import convert
+from amctc.pipeline import Context, Pass, register
+from amctc.types import Array
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
 from amctc_passes.quantize.channels import ChannelClasses, channel_classes, contracted
 from amctc_passes.quantize.layers import layers
-from amctc_passes.quantize.rescaled import Factors, rescaled_layer, rescaled_normalization
+from amctc_passes.quantize.rescaled import Factors, rescaled_graph
 
 
 @register
@@ -54,24 +54,10 @@ class Equalize(Pass):
         free = [c for c in np.unique(found.classes()).tolist() if c not in pinned]
         if not points or not free:
             return graph
-        samples = context.calibration(self.name)
         values = list(dict.fromkeys([*(_data(op) for op in points), *(c.value for c in found.ceilings)]))
-        factors = self._factors(found, points, _ranges(graph, found, values, samples, context.provider))
+        factors = self._factors(found, points, _ranges(graph, found, values, context))
 
-        def rescaled(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
-            written = _of(found, factors, op.results[0])
-            if isinstance(op.kind, nn.Layer):
-                channels = contracted(found, op)
-                read = None if channels is None else _unless_one(factors[channels.numbers])
-                changes = read is not None or written is not None
-                return (rescaled_layer(op, operands, read, written),) if changes else None
-            if written is not None and isinstance(
-                op.kind, nn.LayerNorm | nn.BatchNorm | nn.InstanceNorm | nn.GroupNorm
-            ):
-                return (rescaled_normalization(op, operands, written),)
-            return None
-
-        return convert(graph, rescaled)
+        return rescaled_graph(graph, found, factors)
 
     def _factors(self, found: ChannelClasses, points: list[Op], ranges: Mapping[Value, ChannelWidths]) -> Factors:
         """The factor of every number: the least room that any quantizer or ceiling leaves its class."""
@@ -88,30 +74,46 @@ class Equalize(Pass):
         return equalizing_factors(room, self.strength, seen)[classes]
 
 
-def _ranges(
-    graph: Graph, found: ChannelClasses, values: list[Value], samples: Iterable[Batch], provider: str
-) -> dict[Value, ChannelWidths]:
+def _ranges(graph: Graph, found: ChannelClasses, values: list[Value], context: Context) -> dict[Value, ChannelWidths]:
     """What the channels of ``values`` were over the samples."""
+    samples, collection = context.calibration(Equalize.name), context.collection(Equalize.name, values)
     ranges: dict[Value, ChannelWidths] = {}
-    for arrays in watched(graph, values, samples, provider):
+    if collection.done:
+        ranges = {v: _restored(collection, f"{i}", len(found.of[v].numbers)) for i, v in enumerate(values)}
+    if collection.finished:
+        return ranges
+    for arrays in watched(graph, values, samples, context.provider, done=collection.done):
         for value, array in arrays.items():
             try:
                 seen = ChannelWidths.of(array, found.of[value].axis)
             except AmctcError as error:
-                raise error.located(f"value {value.name!r}") from None
+                raise error.located(_where(value)) from None
             ranges[value] = ranges[value].merged(seen) if value in ranges else seen
+        collection.advance(lambda: _state(ranges[value] for value in values))
+    collection.finish()
     return ranges
+
+
+def _where(value: Value) -> str:
+    """The name of ``value``; the layer that computes it where it has none."""
+    if value.name is None and value.producer is not None:
+        return layer_name(value.producer)
+    return f"value {value.name!r}"
+
+
+def _state(ranges: Iterable[ChannelWidths]) -> dict[str, Array]:
+    state: dict[str, Array] = {}
+    for i, widths in enumerate(ranges):
+        state |= {f"{i} low": widths.low, f"{i} high": widths.high, f"{i} count": np.array(widths.count, np.int64)}
+    return state
+
+
+def _restored(found: Collection, name: str, channels: int) -> ChannelWidths:
+    low, high = (found.array(f"{name} {end}", (channels,), np.float64) for end in ("low", "high"))
+    return ChannelWidths(low, high, int(found.array(f"{name} count", (), np.int64)))
 
 
 def _data(op: Op) -> Value:
     value = op.operands[0]
     assert value is not None
     return value
-
-
-def _of(found: ChannelClasses, factors: Factors, value: Value) -> Factors | None:
-    return _unless_one(factors[found.of[value].numbers]) if value in found.of else None
-
-
-def _unless_one(factors: Factors) -> Factors | None:
-    return None if (factors == 1.0).all() else factors

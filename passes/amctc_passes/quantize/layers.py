@@ -23,11 +23,16 @@ def layers(graph: Graph) -> Iterator[Op]:
     return (op for op in graph.ops if isinstance(op.kind, nn.Layer))
 
 
+def named(name: str, pattern: str) -> bool:
+    """Whether ``pattern``, a name or one with wildcards, is meant for ``name``."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def matching(names: Sequence[str], patterns: Sequence[str], what: str, *, noun: str = "layer") -> set[str]:
     """The names that any of ``patterns`` matches; a pattern that matches no ``noun`` is an error."""
     found: set[str] = set()
     for pattern in patterns:
-        hits = {n for n in names if n == pattern or fnmatchcase(n, pattern)}
+        hits = {n for n in names if named(n, pattern)}
         if not hits:
             near = difflib.get_close_matches(pattern, names, 3) or sorted(names)[:3]
             known = f"there are, for example, {', '.join(near)}" if near else "the model has none"
@@ -101,9 +106,7 @@ def int4_obstacle(op: Op, target: Profile) -> str | None:
         return f"{target.name} stores no int4"
     if isinstance(kind, nn.Conv | nn.ConvTranspose) and kind.group != 1:
         return "a grouped convolution"
-    channels = w.type.dims[1 - min(1, nn.weight_channel_axis(kind, w.type))]
-    if isinstance(kind, nn.MatMul):
-        channels = w.type.dims[-2] if w.type.rank > 1 else w.type.dims[0]
+    channels = w.type.dims[nn.weight_input_axis(kind, w.type)]
     return f"an odd number of input channels, {channels}" if isinstance(channels, int) and channels % 2 else None
 
 

@@ -15,6 +15,7 @@ from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
+from amctc_passes.quantize.layers import matching, names
 from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
 
 
@@ -25,11 +26,13 @@ class QuantizeWeights(Pass):
 
     Scales are raised just enough where the int32 bias or accumulator would overflow (N9), and a channel without
     weights takes a scale that keeps its bias fine (N10); both are noted. So is a layer that cannot store int4 (N4):
-    its weight takes 8 bits. ``round-weights`` rounds better, and needs samples for it.
+    its weight takes 8 bits. ``int4`` lists layers that take 4 bits where the others take 8, by name with wildcards.
+    ``round-weights`` rounds better, and needs samples for it.
     """
 
     bits: int = 8
     per_channel: bool = True
+    int4: tuple[str, ...] = ()
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Contract(
@@ -41,11 +44,12 @@ class QuantizeWeights(Pass):
         self._scheme()
 
     def _scheme(self) -> WeightScheme:
-        return WeightScheme(self.bits, self.per_channel, self.name)
+        return WeightScheme(self.bits, self.per_channel, self.name, self.int4)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Replace each float weight by a dequantized integer one; the integers are computed when they are read."""
         scheme = self._scheme()
+        matching(names(graph), self.int4, "int4")
 
         def quantized(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
             weight = operands[1] if isinstance(op.kind, nn.Layer) else None

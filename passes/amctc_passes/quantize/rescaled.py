@@ -6,12 +6,31 @@ import numpy as np
 import numpy.typing as npt
 
 from amctc.data import deferred
-from amctc.ir import Op, Value, apply, const, constant_data
+from amctc.ir import Graph, Op, Value, apply, const, constant_data
 from amctc.ops import nn
+from amctc.substitute import convert
 from amctc.types import Array
+from amctc_passes.quantize.channels import ChannelClasses, contracted
 from amctc_patterns.layers import per_input_channel, per_output_channel
 
 Factors = npt.NDArray[np.float64]
+
+
+def rescaled_graph(graph: Graph, found: ChannelClasses, factors: Factors) -> Graph:
+    """``graph`` with the channels ``found`` multiplied by the factors of their numbers; what reads them undoes it."""
+
+    def rescaled(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+        written = _written(found, factors, op.results[0])
+        if isinstance(op.kind, nn.Layer):
+            channels = contracted(found, op)
+            read = None if channels is None else _unless_one(factors[channels.numbers])
+            changes = read is not None or written is not None
+            return (rescaled_layer(op, operands, read, written),) if changes else None
+        if written is not None and isinstance(op.kind, nn.LayerNorm | nn.BatchNorm | nn.InstanceNorm | nn.GroupNorm):
+            return (rescaled_normalization(op, operands, written),)
+        return None
+
+    return convert(graph, rescaled)
 
 
 def rescaled_layer(op: Op, operands: tuple[Value | None, ...], read: Factors | None, written: Factors | None) -> Value:
@@ -44,3 +63,11 @@ def times(value: Value, factors: Factors) -> Value:
         return (array.astype(np.float64) * factors).astype(array.dtype)
 
     return const(deferred("rescale channels", scaled, data, shape=shape, dtype=data.dtype), name=value.name)
+
+
+def _written(found: ChannelClasses, factors: Factors, value: Value) -> Factors | None:
+    return _unless_one(factors[found.of[value].numbers]) if value in found.of else None
+
+
+def _unless_one(factors: Factors) -> Factors | None:
+    return None if (factors == 1.0).all() else factors

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from amctc.calibrate.contraction import Contraction
-from amctc.calibrate.frontier import Frontier, watched
+from amctc.calibrate.ends import first_layers, last_layers
 from amctc.contract import Changes, Contract
+from amctc.data import ArrayData
 from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
-from amctc.numerics.gram import Covariance, Mean
-from amctc.numerics.second_order import DAMPING, round_second_order
+from amctc.numerics.adaround import adaround
+from amctc.numerics.scale_search import NARROWEST, search_scales
+from amctc.numerics.second_order import DAMPING, SWEEPS, damped, quadratic_loss, round_second_order
 from amctc.numerics.threads import single_threaded_blas
 from amctc.ops import nn
-from amctc.pipeline import Batch, Context, Pass, register
+from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
-from amctc.types import Array, QuantizedType
+from amctc.types import I4, Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
-from amctc_passes.quantize.layers import layers
+from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
+from amctc_passes.quantize.layer_moments import Moments, float_means, layer_moments
+from amctc_passes.quantize.layers import layers, matching, names
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
-from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
+from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight, narrowable
 
 Float64Array = npt.NDArray[np.float64]
-
-LONGEST = 2304
-"""Terms whose covariances are kept together: 3 × 3 windows of 256 channels, 40 MiB in float64."""
+Codes = npt.NDArray[np.int8]
 
 
 @register
@@ -40,7 +41,13 @@ class RoundWeights(Pass):
     Each layer sees the input it will see: quantized, from layers already rounded. Its weights are rounded with the
     covariance of that input (Frantar et al. 2023), from about ``columns`` windows spread over the samples, so that
     the errors of one output cancel; its bias takes up the difference of the mean outputs that is left (Nagel et al.
-    2019, section 4.2, measured on the samples). Scales are those of ``quantize-weights``.
+    2019, section 4.2, measured on the samples). ``method=adaround`` learns to round up or down (Nagel et al. 2020).
+    Scales and ``int4`` are those of ``quantize-weights``; to weights of 4 bits belongs more:
+
+    - of ``scales`` shares of the range, the one with the least error of the output, rounded (sequential MSE);
+    - ``compensate``: weights that make up for what earlier layers lost are rounded in place of the model's own (Li et
+      al. 2025, GPTAQ);
+    - ``ends-int8``: layers that no layer comes before, or none after, take 8 bits; a note names them.
     """
 
     bits: int = 8
@@ -48,6 +55,12 @@ class RoundWeights(Pass):
     correct_bias: bool = True
     damping: float = DAMPING
     columns: int = 16384
+    int4: tuple[str, ...] = ()
+    method: Literal["gptq", "adaround"] = "gptq"
+    sweeps: int = SWEEPS
+    scales: int = 8
+    compensate: bool = True
+    ends_int8: bool = False
 
     name: ClassVar[str] = "round-weights"
     contract: ClassVar[Contract] = Contract(
@@ -59,15 +72,17 @@ class RoundWeights(Pass):
         self.scheme()
         if not 0.0 < self.damping <= 1.0:
             raise ValueError(f"damping={self.damping} is not above 0 and at most 1")
-        if self.columns < 1:
-            raise ValueError(f"columns={self.columns} is not positive")
+        for option, least in (("columns", 1), ("sweeps", 0), ("scales", 1)):
+            if getattr(self, option) < least:
+                raise ValueError(f"{option}={getattr(self, option)} is below {least}")
 
     def scheme(self) -> WeightScheme:
         """Bits and scales."""
-        return WeightScheme(self.bits, self.per_channel, self.name)
+        return WeightScheme(self.bits, self.per_channel, self.name, self.int4)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Convert layer by layer in topological order, running the part of the network in between."""
+        matching(names(graph), self.int4, "int4")
         chosen = [o for o in layers(graph) if is_quantized(o.operands[0]) and constant_data(o.operands[1]) is not None]
         if not chosen:
             return graph
@@ -81,99 +96,138 @@ class _Rounding:
         self._options, self._graph, self._context = options, graph, context
         self._index = {op: i for i, op in enumerate(chosen)}
         self._scheme = options.scheme()
-        samples = context.calibration(options.name)
-        self._frontier = Frontier(samples, context.provider)
-        self._released = _last_readers(chosen)
-        self._built: dict[Value, Value] = {}
-        self._means = _float_means(graph, chosen, samples, context.provider) if options.correct_bias else {}
+        if options.ends_int8:
+            self._scheme = replace(
+                self._scheme, int8=tuple(map(layer_name, (*first_layers(graph), *last_layers(graph))))
+            )
+        self._inputs = LayerInputs(chosen, context, options.name, options.columns)
+        self._means = float_means(graph, chosen, context, options.name) if options.correct_bias else {}
+        self._float: LayerInputs | None = None
+        if options.compensate and (options.bits == 4 or options.int4):
+            self._float = LayerInputs(chosen, context, options.name, options.columns)
+            self._twins = without_quantizers(graph)[1]
+        self._collection = context.collection(options.name, chosen)
+        self._state: dict[str, Array] = {}
 
     def run(self) -> Graph:
         with single_threaded_blas():  # threads cost more than they give on small matrices, and reorder sums
-            return convert(self._graph, self._converted)
+            result = convert(self._graph, self._converted)
+        self._collection.finish()
+        return result
 
     def _converted(self, op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
         if op not in self._index:
             return None
-        old, new = before_quantizer(op.operands[0]), before_quantizer(operands[0])
-        self._built[old] = new
         try:
-            self._frontier.store(new)
-            result = self._rounded(op, operands)
+            # Stored for a layer that was rounded before, too: others start there.
+            self._inputs.arrive(op, operands[0], stored=not self._collection.finished)
+            if self._float is not None:
+                self._float.arrive(op, self._twin(op), stored=not self._collection.finished)
+            result = self._quantized(op, operands)
         except AmctcError as error:
             raise error.located(layer_name(op)) from None
-        for value in self._released.get(op, ()):
-            self._frontier.drop(self._built[value])
+        for inputs in filter(None, (self._inputs, self._float)):
+            inputs.leave(op)
         self._context.progress("rounding weights", self._index[op] + 1, len(self._index))
         return (result,)
 
-    def _rounded(self, op: Op, operands: tuple[Value | None, ...]) -> Value:
+    def _twin(self, op: Op) -> Value:
+        """What the layer reads in the float network."""
+        return self._twins[before_quantizer(op.operands[0])]
+
+    def _quantized(self, op: Op, operands: tuple[Value | None, ...]) -> Value:
         weight, data = operands[1], constant_data(operands[1])
         assert weight is not None
         assert data is not None
-        contraction, elem = contraction_of(op), self._scheme.weight_type(op, operands, self._context)
-        mean, covariances = self._moments(op, operands[0], contraction)
-        matrix = contraction.matrix(data.read()).astype(np.float64)
-        scales = _scales_of(elem, contraction, matrix.shape[:2])
-        codes = np.empty(matrix.shape, np.int8)
-        for part, covariance in covariances:
-            for group, h in enumerate(covariance):
-                codes[group, :, part] = round_second_order(
-                    matrix[group, :, part], h, scales[group], bits=elem.storage.bits, damping=self._options.damping
-                )
-        real = dequantized_weight(op, weight, np.ascontiguousarray(contraction.weight(codes)), elem)
-        rest = operands[2:]
+        elem = self._scheme.weight_type(op, operands, self._context)
+        found = self._kept(op, data.shape, len(elem.scales)) or self._rounded(op, operands, data.read(), elem)
+        index, (integers, scales, shift) = self._index[op], found
+        stored = ArrayData(integers)
+        self._state |= {f"{index} weight": stored.read(), f"{index} scales": scales, f"{index} shift": shift}
+        if index >= self._collection.done:
+            self._collection.advance(lambda: self._state)
+        elem = replace(elem, scales=tuple(map(float, scales)))
+        real, rest = dequantized_weight(op, weight, stored, elem), operands[2:]
         if self._options.correct_bias:
-            shift = np.einsum("gok,gk->go", matrix, self._means[op])
-            shift -= np.einsum("gok,gk->go", codes * scales[:, :, None], mean)
-            rest = (_corrected(op, operands[2] if rest else None, shift.reshape(-1), data.dtype),)
+            rest = (_corrected(op, operands[2] if rest else None, shift, data.dtype),)
         return apply(op.kind, operands[0], real, *rest, name=op.result.name)
 
-    def _moments(
-        self, op: Op, data: Value | None, contraction: Contraction
-    ) -> tuple[Float64Array, list[tuple[slice, Float64Array]]]:
-        """Mean [G, K] of what the layer reads, and covariances [G, k, k] of its parts, from the frontier."""
-        assert data is not None
-        centre, mean, seen = self._means.get(op), Mean(), 0
-        parts = _parts(contraction.length)
-        covariances = [Covariance(None if centre is None else centre[:, p]) for p in parts]
-        share = -(-max(self._options.columns, 4 * (parts[0].stop - parts[0].start)) // max(1, self._frontier.rows))
-        for x in map(np.atleast_2d, self._frontier.read(data)):
-            mean.add(*contraction.mean_column(x))
-            columns = contraction.columns(x, self._spread(op, seen, x, contraction.positions(x), share))
-            for part, covariance in zip(parts, covariances, strict=True):
-                covariance.add(columns[:, part])
-            seen += len(x)
-        whole = np.broadcast_to(mean.value, (contraction.groups, contraction.length))
-        square = [c.matrix(contraction.groups, p.stop - p.start) for p, c in zip(parts, covariances, strict=True)]
-        return whole, list(zip(parts, square, strict=True))
+    def _kept(self, op: Op, shape: tuple[int, ...], scales: int) -> tuple[Array, Float64Array, Float64Array] | None:
+        """What :meth:`_rounded` gave in the run that this one resumes, if it came to this layer."""
+        index, array = self._index[op], self._collection.array
+        if index >= self._collection.done:
+            return None
+        return (
+            array(f"{index} weight", shape, np.int8), array(f"{index} scales", (scales,), np.float64),
+            array(f"{index} shift", (contraction_of(op).outputs,), np.float64),
+        )  # fmt: skip
 
-    def _spread(self, op: Op, first: int, x: Array, positions: int, share: int) -> npt.NDArray[np.int64]:
-        """Which windows of each row of ``x`` count [N, P]: drawn by the number of the row, whatever its batch."""
-        seeds = ([self._context.seed, self._index[op], first + i] for i in range(len(x)))
-        drawn = [np.random.default_rng(s).permutation(positions)[:share] for s in seeds]
-        return np.array(drawn, np.int64).reshape(len(x), min(share, positions))
+    def _rounded(
+        self, op: Op, operands: tuple[Value | None, ...], weight: Array, elem: QuantizedType
+    ) -> tuple[Array, Float64Array, Float64Array]:
+        """The weight in integers, its scales, and the difference [O] of mean outputs that is left; 0 if biases stay."""
+        contraction, four = contraction_of(op), elem.storage == I4
+        reference = (self._float, self._twin(op)) if self._float is not None and four else None
+        moments = layer_moments(op, operands[0], self._inputs, self._means.get(op), reference)
+        matrix = contraction.matrix(weight).astype(np.float64)
+        full = elem.scale_array.astype(np.float64)
+        scales = _spread_scales(full, elem, contraction, matrix.shape[:2])
+        codes = np.empty(matrix.shape, np.int8)
+        free = np.zeros(matrix.shape[:2], bool)
+        if searched := four and len(full) == contraction.outputs:
+            free = narrowable(op, operands, elem, NARROWEST).reshape(free.shape)
+        for group in range(contraction.groups):
+            scales[group], codes[group] = self._group(matrix, moments, group, scales[group], free[group], elem)
+        integers = np.ascontiguousarray(contraction.weight(codes))
+        shift = np.zeros(matrix.shape[:2])
+        if self._options.correct_bias:
+            shift = np.einsum("gok,gk->go", matrix, self._means[op])
+            shift -= np.einsum("gok,gk->go", codes * scales[:, :, None], moments.mean)
+            shift = self._fitting(op, operands, shift, scales.reshape(-1) if searched else full, elem)
+        return integers, scales.reshape(-1) if searched else full, shift.reshape(-1)
+
+    def _fitting(
+        self, op: Op, operands: tuple[Value | None, ...], shift: Float64Array, scales: Float64Array, elem: QuantizedType
+    ) -> Float64Array:  # fmt: skip
+        """``shift`` without the channels whose int32 bias or accumulator it would make overflow (N9)."""
+        corrected = _corrected(op, operands[2] if len(operands) > 2 else None, shift.reshape(-1), np.dtype(np.float64))
+        kept = narrowable(op, (*operands[:2], corrected), replace(elem, scales=tuple(map(float, scales))), 1.0)
+        if not kept.all():
+            self._context.note(self._options.name, layer_name(op), "bias left as it was where its correction would "
+                               "overflow int32 (N9)")  # fmt: skip
+        return np.where(kept.reshape(shift.shape) if kept.size == shift.size else kept.all(), shift, 0.0)
+
+    def _group(
+        self, matrix: Float64Array, moments: Moments, group: int, full: Float64Array, free: Array, elem: QuantizedType
+    ) -> tuple[Float64Array, Codes]:
+        """Scales [O] and integers [O, K] of one group, its parts rounded one by one; ``free`` scales are searched."""
+        damping = self._options.damping
+        works = [(p.terms, p.target(group, matrix[group, :, p.terms]), p.covariance[group]) for p in moments.parts]
+
+        def trial(scales: Float64Array) -> tuple[Codes, Float64Array]:
+            codes, loss = np.empty(matrix.shape[1:], np.int8), np.zeros(len(scales))
+            scales = np.where(free, scales, full)
+            for terms, target, gram in works:
+                codes[:, terms] = self._round(target, gram, scales, elem.storage.bits)
+                loss += quadratic_loss(target - codes[:, terms] * scales[:, None], damped(gram, damping))
+            return codes, loss
+
+        known = free.any() and any(gram.any() for _, _, gram in works)  # one sample may say nothing
+        return search_scales(full, trial, self._options.scales if known else 1)
+
+    def _round(self, target: Float64Array, gram: Float64Array, scales: Float64Array, bits: int) -> Codes:
+        damping = self._options.damping
+        if self._options.method == "adaround":
+            return adaround(target, gram, scales, bits=bits, damping=damping)
+        return round_second_order(target, gram, scales, bits=bits, damping=damping, sweeps=self._options.sweeps)
 
 
-def _parts(length: int) -> list[slice]:
-    """The terms of a long sum in parts, each rounded by its own covariance: memory and time grow with their squares."""
-    count = max(1, -(-length // LONGEST))
-    ends = [length * (i + 1) // count for i in range(count)]
-    return [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
-
-
-def contraction_of(op: Op) -> Contraction:
-    """A layer with a weight of known shape as a matrix product."""
-    weight = op.operands[1]
-    assert isinstance(op.kind, nn.Layer)
-    assert weight is not None
-    return Contraction(op.kind, tuple(d for d in weight.type.dims if isinstance(d, int)))
-
-
-def _scales_of(elem: QuantizedType, contraction: Contraction, shape: tuple[int, ...]) -> Float64Array:
+def _spread_scales(
+    scales: Float64Array, elem: QuantizedType, contraction: Contraction, shape: tuple[int, ...]
+) -> Float64Array:
     """Scales [G, O/G]: one per output, groups of a transposed convolution share theirs."""
-    scales = elem.scale_array.astype(np.float64)
     shared = elem.axis is None or isinstance(contraction.kind, nn.ConvTranspose)
-    return np.broadcast_to(scales, shape) if shared else scales.reshape(shape)
+    return np.array(np.broadcast_to(scales, shape) if shared else scales.reshape(shape))
 
 
 def _corrected(op: Op, bias: Value | None, shift: Float64Array, dtype: np.dtype[np.generic]) -> Value:
@@ -182,36 +236,3 @@ def _corrected(op: Op, bias: Value | None, shift: Float64Array, dtype: np.dtype[
     old = np.zeros(1) if data is None else data.read().astype(np.float64)
     name = f"{layer_name(op)}.bias" if bias is None else bias.name
     return const((old + shift).astype(dtype), name=name)
-
-
-def _float_means(graph: Graph, chosen: list[Op], samples: Iterable[Batch], provider: str) -> Mapping[Op, Float64Array]:
-    """The mean columns [G, K] that each layer reads in the float network."""
-    reference, twins = without_quantizers(graph)
-    read = {op: twins[before_quantizer(op.operands[0])] for op in chosen}
-    means = {op: Mean() for op in chosen}
-    for arrays in watched(reference, list(dict.fromkeys(read.values())), samples, provider):
-        for op in chosen:
-            means[op].add(*contraction_of(op).mean_column(arrays[read[op]]))
-    return {op: mean.value for op, mean in means.items()}
-
-
-def _last_readers(chosen: list[Op]) -> dict[Op, list[Value]]:
-    """Per layer, the kept values (of the old graph) from which no later piece starts."""
-    kept: set[Value] = set()
-    last: dict[Value, Op] = {}
-    for op in chosen:
-        value = before_quantizer(op.operands[0])
-        stack, seen = [value], set[Value]()
-        while stack:
-            top = stack.pop()
-            if top in kept:
-                last[top] = op
-            elif top not in seen and top.producer is not None:
-                seen.add(top)
-                stack.extend(o for o in top.producer.operands if o is not None)
-        kept.add(value)
-        last[value] = op
-    found: dict[Op, list[Value]] = {}
-    for value, op in last.items():
-        found.setdefault(op, []).append(value)
-    return found

@@ -14,7 +14,7 @@ from amctc.ops import nn, quant
 from amctc.pipeline import Context
 from amctc.types import I4, I8, Array, QuantizedType
 from amctc_passes.facts import quantized_type
-from amctc_passes.quantize.layers import int4_obstacle, quantized_name
+from amctc_passes.quantize.layers import int4_obstacle, named, quantized_name
 
 DEAD = 1.1920928955078125e-07
 """Weights whose scale is below FLT_EPSILON count as zero (N10)."""
@@ -24,12 +24,15 @@ DEAD = 1.1920928955078125e-07
 class WeightScheme:
     """How weights are quantized: bits of storage, one scale per output channel or one in all.
 
-    ``source`` is the pass that notes what it had to do otherwise.
+    ``source`` is the pass that notes what it had to do otherwise. Layers that ``int4`` names, with wildcards, take 4
+    bits whatever ``bits`` says, and 8 those that are listed in ``int8``.
     """
 
     bits: int
     per_channel: bool
     source: str
+    int4: tuple[str, ...] = ()
+    int8: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -51,8 +54,7 @@ class WeightScheme:
         try:
             array = data.read()
             scales = weight_scales(array, axis=axis, bits=bits)
-            constant = constant_data(operands[2] if len(operands) > 2 else None)
-            bias = None if constant is None else _largest_biases(constant.read(), array.shape[channel_axis])
+            bias = _largest_biases(operands, array.shape[channel_axis])
             scales = self._safe(op, operands[0], array, scales, bias, channel_axis, bits, context)
         except AmctcError as error:
             raise error.located(layer_name(op)) from None
@@ -61,9 +63,13 @@ class WeightScheme:
         return QuantizedType(storage, weight.type.scalar, steps, zeros, axis, *storage.integer_range)
 
     def _bits(self, op: Op, context: Context) -> int:
-        obstacle = int4_obstacle(op, context.target) if self.bits == 4 else None
+        bits = 4 if any(named(layer_name(op), pattern) for pattern in self.int4) else self.bits
+        if bits == 4 and layer_name(op) in self.int8:
+            context.note(self.source, layer_name(op), "weights stored in 8 bits, not 4: at an end of the network")
+            return 8
+        obstacle = int4_obstacle(op, context.target) if bits == 4 else None
         if obstacle is None:
-            return self.bits
+            return bits
         context.note(self.source, layer_name(op), f"weights stored in 8 bits, not 4: {obstacle} (N4)")
         return 8
 
@@ -88,8 +94,26 @@ class WeightScheme:
         return scales
 
 
-def _largest_biases(bias: Array, channels: int) -> Array:
+def narrowable(op: Op, operands: tuple[Value | None, ...], elem: QuantizedType, share: float) -> Array:
+    """Per channel of a weight of type ``elem``: can its scale shrink to ``share`` before int32 overflows (N9)? [C]"""
+    weight, data = operands[1], constant_data(operands[1])
+    assert isinstance(op.kind, nn.Layer)
+    assert weight is not None
+    assert data is not None
+    read, axis, array = quantized_type(operands[0]), nn.weight_channel_axis(op.kind, weight.type), data.read()
+    _, rescued = rescue_weight_scales(
+        array, elem.scale_array * np.float32(share), _largest_biases(operands, array.shape[axis]),
+        activation_scale=read.scales[0], zero_point=read.zero_points[0], axis=axis, bits=elem.storage.bits,
+    )  # fmt: skip
+    return np.asarray(~rescued)
+
+
+def _largest_biases(operands: tuple[Value | None, ...], channels: int) -> Array | None:
     """The largest bias [channels] that meets each scale: rows of a Gemm bias and groups of ConvTranspose share one."""
+    constant = constant_data(operands[2] if len(operands) > 2 else None)
+    if constant is None:
+        return None
+    bias = constant.read()
     spread = bias.ndim > 0 and bias.shape[-1] % channels == 0
     rows = bias.reshape(-1, channels) if spread else np.broadcast_to(bias.reshape(-1, 1), (bias.size, channels))
     return np.asarray(rows[np.abs(rows).argmax(axis=0), np.arange(channels)])

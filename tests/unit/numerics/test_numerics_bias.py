@@ -179,3 +179,14 @@ def test_dead_channel_limits() -> None:
     for bias, scale_d in ((np.nan, 1.0), (1.0, 0.0), (1.0, np.inf)):
         with pytest.raises(InputError):
             bias_scale_for_dead_channel([bias], scale_d)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_axis_counts_from_either_end(axis: int) -> None:
+    weight, bias = np.float32([[1, -2], [3, 4]]), [2.0**40, 1.0]
+    one, other = (
+        rescue_weight_scales(weight, [1e-3, 1e-3], bias, activation_scale=1e-3, zero_point=0, axis=a)
+        for a in (axis, axis - 2)
+    )
+    assert one[1].tolist() == other[1].tolist() == [True, False]
+    np.testing.assert_array_equal(one[0], other[0])

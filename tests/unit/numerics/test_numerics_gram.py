@@ -17,6 +17,12 @@ def test_the_mean_of_unequal_batches() -> None:
     assert Mean().value == 0.0
 
 
+def test_the_mean_of_one_element() -> None:
+    mean = Mean()
+    mean.add(np.array([3.0]), 1)
+    assert mean.value.tolist() == [3.0]
+
+
 def test_the_covariance_of_all_columns() -> None:
     columns = RNG.normal(size=(2, 3, 50)).astype(np.float32) + 1000.0
     covariance = Covariance(np.full((2, 3), 1000.2))

@@ -78,6 +78,20 @@ def test_default_ratios() -> None:
     assert ratios[-1] == np.float32(1.3)
 
 
+def test_full_pairs_of_vectors_and_the_rest_round_differently() -> None:
+    """Of 25 ratios 16 fill a pair of 8-lane vectors; base and lane are rounded apart there, and at once after them."""
+    i = np.arange(25)
+    base = np.float32([0.1, 0.1 + 0.08]).astype(np.float64)[i[:16] // 8]
+    vectors = (base + (i[:16] % 8) * 0.01).astype(np.float32)
+    rest = (0.1 + 0.01 * i[16:]).astype(np.float32)
+    np.testing.assert_array_equal(search_ratios(0.1, 0.35), np.append(vectors, rest))
+
+
+def test_any_shape_of_data_will_do() -> None:
+    x = np.float32([[0.0, 1.5], [2.0, -0.75]])
+    assert ifmr(x) == ifmr(x.reshape(-1))
+
+
 def test_by_hand() -> None:
     """2 bits, codes of 1.0 at ratio 1: 0, 1, 2, 3 are exact, so nothing can be better and 1 is the first exact one."""
     result = ifmr([0.0, 1.0, 2.0, 3.0], bits=2, search_start=0.5, search_end=1.5, search_step=0.25)

@@ -32,6 +32,48 @@ def test_decisions() -> None:
         assert split_mode(inputs, outputs, (height, width), group=group, **pairs) == mode
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "mode"),
+    [
+        (64, 64, (3, 3), SplitMode.SECOND_CHANNEL_FIRST_KERNEL),
+        (64, 65, (5, 3), SplitMode.SECOND_CHANNEL_SECOND_KERNEL),
+        (65, 64, (3, 5), SplitMode.FIRST_CHANNEL_FIRST_KERNEL),
+        (65, 64, (5, 3), SplitMode.FIRST_CHANNEL_SECOND_KERNEL),
+        (63, 64, (3, 3), SplitMode.UNCHANGED),  # a small kernel needs 64 channels
+        (63, 64, (6, 9), SplitMode.UNCHANGED),
+        (3, 64, (7, 7), SplitMode.SECOND_CHANNEL_FIRST_KERNEL),
+        (2, 64, (8, 8), SplitMode.SECOND_CHANNEL_FIRST_KERNEL),  # 16 rows
+        (2, 64, (7, 7), SplitMode.UNCHANGED),  # 14 rows
+        (64, 64, (2, 9), SplitMode.UNCHANGED),
+    ],
+)
+def test_decisions_by_hand(inputs: int, outputs: int, kernel: tuple[int, int], mode: SplitMode) -> None:
+    assert split_mode(inputs, outputs, kernel) == mode
+    assert split_mode(inputs, outputs, kernel, strides=(2, 2)) == mode
+    for decided in ({"strides": (1, 3)}, {"strides": (3, 1)}, {"group": 2}, {"dilations": (2, 1)}):
+        assert split_mode(inputs, outputs, kernel, **decided) is SplitMode.UNCHANGED
+
+
+def test_which_convolution_comes_first() -> None:
+    assert [mode.vertical_first for mode in SplitMode] == [False, False, True, True, False]
+
+
+def test_ranks_by_hand() -> None:
+    # Noise alone has rank 0, so the lower bound holds: 3·64 = 192 values, 192 // 7 = 27 -> 32; 3·256 // 5 = 153 -> 160.
+    assert split_rank(np.ones(192), 64, 64, (3, 3)) == 32
+    assert split_rank(np.ones(768), 256, 256, (3, 3)) == 160
+    # More signal than that: the upper bounds 192 // 6 = 32 and 768 // 4 = 192 hold.
+    assert split_rank(np.append(np.full(40, 1e3), np.full(152, 1e-3)), 64, 64, (3, 3)) == 32
+    assert split_rank(np.append(np.full(200, 1e3), np.full(568, 1e-3)), 256, 256, (3, 3)) == 192
+    # Rounding to a multiple of 16 stops at the number of values: 7·2 = 14.
+    assert split_rank(np.ones(14), 2, 64, (7, 7)) == 14
+
+
+def test_multiples_by_hand() -> None:
+    assert [multiple_of(r) for r in (0, 16, 23, 24, 27, 40, 41)] == [16, 16, 32, 32, 32, 48, 48]
+    assert [multiple_of(r, 10, 0) for r in (0, 4, 5, 14, 15, 54)] == [0, 10, 10, 20, 20, 50]
+
+
 @needs_golden
 def test_multiples() -> None:
     for rank, step, least, expected in np.load(GOLDEN / "decomp_makedivisible_table.npz")["out_table"].tolist():

@@ -55,6 +55,13 @@ def test_saturate_with_bounds_beyond_the_input_type() -> None:
     np.testing.assert_array_equal(saturate(x, -300, -200, np.int16), [-200, -200])
 
 
+def test_bounds_that_no_value_meets_give_the_type_asked_for() -> None:
+    for x, low, high, expected in ((np.int8([5]), 200, 300, 200), (np.uint8([5]), -300, -200, -200)):
+        result = saturate(x, low, high, np.int32)
+        assert (result.dtype, result.tolist()) == (np.int32, [expected])
+    assert saturate(np.int8([5, 127]), 127, 300, np.int32).tolist() == [127, 127]
+
+
 def test_saturate_accepts_scalars_and_empty_arrays() -> None:
     assert saturate(300.0, -128, 127, np.int8) == 127
     assert saturate(np.empty((0, 3), np.float32), -128, 127, np.int8).shape == (0, 3)

@@ -86,7 +86,7 @@ def test_an_input_that_is_always_zero() -> None:
     h = np.diag([0.0, 1.0, 2.0])
     found = round_second_order([[0.4, 1.4, 2.6]], h, [1.0])
     assert found[0, 1:].tolist() == [1, 3]
-    assert round_second_order([[0.4, 1.4]], np.zeros((2, 2)), [1.0]).shape == (1, 2)
+    assert round_second_order([[0.4, 1.6]], np.zeros((2, 2)), [1.0]).tolist() == [[0, 2]]
 
 
 def test_empty() -> None:
@@ -106,3 +106,24 @@ def test_quadratic_loss() -> None:
 def test_refused(gram: np.ndarray, scales: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         round_second_order([[1.0, 2.0]], gram, scales)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_step_for_each_weight_and_zero_points(seed: int) -> None:
+    """Blocks of inputs with scales and zero points of their own: storable, and never worse than to nearest."""
+    rng = np.random.default_rng(seed)
+    w, x = rng.normal(size=(3, 8)), rng.normal(size=(8, 12))
+    h, steps = x @ x.T / 12, np.repeat(rng.uniform(0.1, 0.5, (3, 2)), 4, axis=1)
+    zeros = np.repeat(rng.integers(-8, 8, (3, 2)), 4, axis=1)
+    found = round_second_order(w, h, steps, bits=4, zero_points=zeros)
+    assert -8 <= found.min() <= found.max() <= 7
+    nearest = np.clip(np.rint(w / steps) + zeros, -8, 7)
+    errors = [quadratic_loss(w - (q - zeros) * steps, damped(h)) for q in (found, nearest)]
+    assert (errors[0] <= errors[1] * (1 + 1e-9)).all()
+
+
+def test_one_scale_per_output_is_a_step_for_each_weight() -> None:
+    w, x = RNG.normal(size=(4, 9)), RNG.normal(size=(9, 40))
+    s = np.abs(w).max(axis=1) / 7
+    spread = np.broadcast_to(s[:, None], w.shape)
+    assert (round_second_order(w, x @ x.T, s, bits=4) == round_second_order(w, x @ x.T, spread, bits=4)).all()

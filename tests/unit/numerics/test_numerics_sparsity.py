@@ -142,6 +142,18 @@ def test_bad_encodings() -> None:
         n_of_m_mask(np.ones((2, 4)), axis=2)
 
 
+def test_groups_lie_along_axis_1_unless_told() -> None:
+    w = np.float32([[[1], [2], [3], [4]], [[4], [3], [2], [1]]])
+    kept = [[[False], [False], [True], [True]], [[True], [True], [False], [False]]]
+    assert n_of_m_mask(w).tolist() == kept
+    assert has_n_of_m(w * np.array(kept))
+    assert not has_n_of_m(w)
+    sparse = encode_two_of_four(w * np.array(kept))
+    assert sparse.values.tolist() == [[[3.0], [4.0]], [[4.0], [3.0]]]
+    assert sparse.indices.tolist() == [[[2], [2]], [[0], [0]]]
+    np.testing.assert_array_equal(decode_two_of_four(sparse, 4), w * np.array(kept))
+
+
 def test_has_n_of_m() -> None:
     w = np.array([[1, 0, 0, 2, 3, -4]], np.float32)  # groups [1, 0, 0, 2] and [3, -4]
     assert has_n_of_m(w)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from amctc.calibrate.checkpoint import Checkpoint
 from amctc.errors import UsageError
 from amctc.interp import evaluate
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const, constant_data
+from amctc.numerics import parted_gram
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pipeline, PipelineResult
+from amctc.text import print_graph
 from amctc.types import F32, I4, I8, Array, QuantizedType, TensorType
-from amctc_passes.quantize import round_weights
 
 RNG = np.random.default_rng(31)
 WIDE = nn.Conv((1, 1), (1, 1, 1, 1), (1, 1))
@@ -120,7 +124,7 @@ def test_long_sums_are_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     graph, reference = layer_of(WIDE, (6, 3, 3, 3), (4, 3, 8, 8), bias=6)
     batches = smooth(12, 3, 8, 8)
     whole = run(graph, batches, "round-weights{bits=4}").graph
-    monkeypatch.setattr(round_weights, "LONGEST", 10)
+    monkeypatch.setattr(parted_gram, "LONGEST", 10)
     parts = run(graph, batches, "round-weights{bits=4}").graph
     nearest = run(graph, batches, "quantize-weights{bits=4}").graph
     real = outputs(reference, batches)
@@ -133,7 +137,9 @@ def test_types_names_and_masks() -> None:
     op = graph.outputs[0].producer
     masked = constant_data(op.operands[1]).read().copy()
     masked[:, 0] = 0
-    graph = Graph(graph.inputs, (apply(op.kind, op.operands[0], const(masked, name="w"), op.operands[2]),), ("y",))
+    graph = Graph(
+        graph.inputs, (apply(op.kind, op.operands[0], const(masked, name="w"), op.operands[2], name="z"),), ("y",)
+    )
     result = run(graph, smooth(4, 3, 8, 8)).graph.outputs[0].producer
     stored = result.operands[1].producer.operands[0]
     assert stored.name == "w.quant"
@@ -141,6 +147,7 @@ def test_types_names_and_masks() -> None:
     assert stored.type.elem.axis == 0
     assert (constant_data(stored).read()[:, 0] == 0).all()
     assert result.operands[2].name == "w"
+    assert result.result.name == "z"
     assert run(graph, smooth(4, 3, 8, 8), "round-weights{bits=4}").notes, "three input channels cannot be int4 (N4)"
     even, _ = layer_of(WIDE, (4, 2, 3, 3), (4, 2, 8, 8))
     four = run(even, smooth(4, 2, 8, 8), "round-weights{bits=4}").graph.outputs[0].producer
@@ -166,7 +173,9 @@ def test_nothing_to_do() -> None:
     assert run(once, []).graph is once
 
 
-@pytest.mark.parametrize("options", ["bits=6", "damping=0.0", "damping=2.0", "columns=0"])
+@pytest.mark.parametrize(
+    "options", ["bits=6", "damping=0.0", "damping=2.0", "columns=0", "sweeps=-1", "scales=0", "method=nearest"]
+)
 def test_refused_options(options: str) -> None:
     with pytest.raises(UsageError):
         Pipeline.parse(f"round-weights{{{options}}}")
@@ -178,3 +187,121 @@ def test_needs_samples() -> None:
         Pipeline.parse("round-weights").run(graph, Context())
     with pytest.raises(UsageError, match="no calibration samples"):
         run(graph, [])
+
+
+FOUR = {
+    "conv": (WIDE, (6, 4, 3, 3), (4, 4, 8, 8), 6),
+    "transposed": (nn.ConvTranspose((2, 2), (0, 0, 0, 0), (1, 1), 1), (4, 6, 3, 3), (4, 4, 8, 8), 6),
+    "matmul": (nn.MatMul(), (32, 6), (4, 4, 8, 32), 0),
+}
+"""Layers that can store 4 bits (N4)."""
+
+
+def weight_type(graph: Graph) -> QuantizedType:
+    return graph.outputs[0].producer.operands[1].producer.operands[0].type.elem
+
+
+@pytest.mark.parametrize("case", FOUR)
+def test_scales_are_searched_for_four_bits_only(case: str) -> None:
+    kind, shape, data, bias = FOUR[case]
+    graph, reference = layer_of(kind, shape, data, bias=bias)
+    batches = smooth(40, *data[1:])
+    plain, searched = (run(graph, batches, f"round-weights{{bits=4 compensate=false{o}}}").graph
+                       for o in (" scales=1", ""))  # fmt: skip
+    assert (weight_type(searched).scale_array <= weight_type(plain).scale_array).all()
+    assert weight_type(searched).scales != weight_type(plain).scales
+    real = outputs(reference, batches)
+    before, after = (np.square(outputs(g, batches) - real).mean() for g in (plain, searched))
+    assert after < before
+    eight = [run(graph, batches, f"round-weights{o}").graph for o in ("", "{scales=1}")]
+    assert weight_type(eight[0]).scales == weight_type(eight[1]).scales
+
+
+def test_a_scale_that_int32_needs_is_not_narrowed() -> None:
+    """N9: the bias of the first channel takes three quarters of int32 at full range; the other is free."""
+    rng = np.random.default_rng(5)
+    w = rng.normal(size=(64, 2)).astype(np.float32)
+    step = np.float32(0.05)
+    full = np.abs(w).max(axis=0) / 7
+    bias = np.float32([0.75 * 2.0**31 * full[0] * step, 0.0])
+    x = GraphInput("x", TensorType((16, 64), F32))
+    graph = Graph((x,), (apply(nn.Gemm(), through_quantizer(x), const(w), const(bias)),), ("y",))
+    mixed = rng.normal(size=(16 * 8, 4)) @ rng.normal(size=(4, 64))
+    batches = [{"x": mixed[i : i + 16].astype(np.float32)} for i in range(0, len(mixed), 16)]
+    found = weight_type(run(graph, batches, "round-weights{bits=4 compensate=false}").graph).scale_array
+    assert found[0] >= full[0]
+    assert found[1] < full[1]
+
+
+@pytest.mark.parametrize("case", FOUR)
+def test_a_layer_makes_up_for_what_was_lost_before_it(case: str) -> None:
+    """A coarse quantizer that clips upstream: the layer behind it comes closer to what it gives in float."""
+    kind, shape, data, _ = FOUR[case]
+    x, w = GraphInput("x", TensorType(data, F32)), weight(*shape)
+    lossy = through_quantizer(x, 0.011)  # up to 1.4; the data reach 4
+    graph = Graph((x,), (apply(kind, through_quantizer(lossy), w, name="y"),), ("y",))
+    reference = Graph((x,), (apply(kind, x, w, name="y"),), ("y",))
+    batches, test = smooth(64, *data[1:]), smooth(64, *data[1:])
+    real = outputs(reference, test)
+    errors = [
+        np.square(outputs(run(graph, batches, f"round-weights{{bits=4 compensate={c}}}").graph, test) - real).mean()
+        for c in ("true", "false")
+    ]
+    assert errors[0] < errors[1]
+
+
+def test_adaround_is_closer_than_nearest() -> None:
+    kind, shape, data, bias = FOUR["conv"]
+    graph, reference = layer_of(kind, shape, data, bias=bias)
+    batches = smooth(24, *data[1:])
+    real = outputs(reference, batches)
+    texts = ("round-weights{bits=4 method=adaround scales=1}", "quantize-weights{bits=4}")
+    errors = [np.square(outputs(run(graph, batches, t).graph, batches) - real).mean() for t in texts]
+    assert errors[0] < errors[1]
+
+
+def test_ends_in_eight_bits() -> None:
+    x = GraphInput("x", TensorType((8, 4), F32))
+    value: Value = x
+    for name in ("first", "middle", "last"):
+        value = apply(nn.MatMul(), through_quantizer(value), weight(4, 4), origins=(Origin(name, "MatMul"),))
+    graph = Graph((x,), (value,), ("y",))
+    batches = [{"x": RNG.normal(size=(8, 4)).astype(np.float32)}]
+    result = run(graph, batches, "round-weights{bits=4 ends-int8}")
+    stored = [op.operands[1].producer.operands[0].type.elem.storage for op in result.graph.ops
+              if isinstance(op.kind, nn.MatMul)]  # fmt: skip
+    assert stored == [I8, I4, I8]
+    text = "weights stored in 8 bits, not 4: at an end of the network"
+    assert [(n.layer, n.text) for n in result.notes] == [("first", text), ("last", text)]
+
+
+def test_few_samples_do_no_harm() -> None:
+    """Four samples for four bits: on others no worse than to nearest."""
+    kind, shape, data, bias = FOUR["conv"]
+    graph, reference = layer_of(kind, shape, data, bias=bias)
+    test = smooth(64, *data[1:])
+    real = outputs(reference, test)
+    errors = [np.square(outputs(run(graph, smooth(4, *data[1:]), t).graph, test) - real).mean()
+              for t in ("round-weights{bits=4}", "quantize-weights{bits=4}")]  # fmt: skip
+    assert errors[0] < errors[1]
+
+
+def test_a_run_with_searched_scales_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    x = GraphInput("x", TensorType((4, 4, 6, 6), F32))
+    value: Value = x
+    for name in ("a", "b", "c"):
+        value = apply(WIDE, through_quantizer(value), weight(4, 4, 3, 3), weight(4), origins=(Origin(name, "Conv"),))
+    graph, batches = Graph((x,), (value,), ("y",)), smooth(16, 4, 6, 6)
+    whole = run(graph, batches, "round-weights{bits=4}")
+
+    def killed(what: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    context = Context(samples=batches, progress=killed, checkpoint=Checkpoint(tmp_path / "c", {}, interval=0))
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline.parse("round-weights{bits=4}").run(graph, context)
+    context = Context(samples=batches, checkpoint=Checkpoint(tmp_path / "c", {}, interval=0))
+    resumed = Pipeline.parse("round-weights{bits=4}").run(graph, context)
+    assert print_graph(resumed.graph) == print_graph(whole.graph)
+    assert (outputs(resumed.graph, batches) == outputs(whole.graph, batches)).all()
