@@ -11,7 +11,7 @@ from tools import small_models
 from tools.bad_bombs import make_socket
 from tools.bad_inputs import Bad
 from tools.bad_samples import MODEL, compress, with_model
-from tools.mutations import damaged_text
+from tools.damage import damaged_text
 
 RANDOM_CASES = 24
 

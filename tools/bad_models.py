@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from tools import small_models
 from tools.bad_inputs import Bad
-from tools.mutations import STRINGS, damaged_bytes, damaged_model
+from tools.damage import STRINGS, damaged_bytes, damaged_model
 
 MODEL, DATA = "m.onnx", "s.npz"
 INSPECT = ("inspect", MODEL)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tools import small_models
 from tools.bad_inputs import Bad
-from tools.mutations import damaged_archive, zipped
+from tools.damage import damaged_archive, zipped
 
 MODEL = "m.onnx"
 RANDOM_CASES = 24

@@ -20,7 +20,7 @@ import onnx
 from PIL import Image
 
 from tools import small_models
-from tools.mutations import damaged_archive, damaged_bytes, damaged_model, damaged_text
+from tools.damage import damaged_archive, damaged_bytes, damaged_model, damaged_text
 
 SLOW_BATCHES = 4
 """Batches read of one input."""

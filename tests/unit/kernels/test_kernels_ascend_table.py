@@ -1,4 +1,7 @@
-"""Which kernel a profile's choices select: every choice that arises at run time, made both ways, on numbers by hand."""
+"""Which kernel a profile's choices select: every choice that arises at run time, made both ways, on numbers by hand.
+
+The table of the definitions and that of the fast kernels are held against the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amctc.interp import evaluate
-from amctc.ir import Graph, GraphInput, Value, apply, const
-from amctc.kernels.ascend_table import ascend_table
+from amctc.ir import Graph, GraphInput, apply, const
 from amctc.numerics.fixed_point import pack_dequant, pack_requant
 from amctc.ops import ascend, nn
 from amctc.targets import Profile, load_profile, profile_names
-from amctc.types import F16, F32, I8, I32, Array, ScalarType, TensorType
+from amctc.types import F16, F32, I8, I32, Array, TensorType
+from tests.unit.kernels.both_tables import evaluated, ran
 
 A2, A310, A310P = (load_profile(n) for n in ("ascend910b1", "ascend310", "ascend310p3"))
 INF = np.inf
-
-
-def ran(
-    kind: Any, x: Array, elem: ScalarType, *constants: Array, profile: Profile, told: list[Any] | None = None
-) -> Array:
-    """The op on ``x`` and constants, by the kernels of ``profile``."""
-    given = GraphInput("x", TensorType(x.shape, elem))
-    value: Value = apply(kind, given, *(const(c) for c in constants))
-    table = ascend_table(profile, None if told is None else lambda layer, count: told.append(count))
-    return evaluate(Graph((given,), (value,), ("y",)), {"x": x}, table)["y"]
 
 
 def dequantized(acc: list[int], scale: float, profile: Profile, shift: int = 0, **fields: Any) -> list[float]:
@@ -145,7 +137,7 @@ def test_accumulators_outside_int32_saturate_or_wrap(shape: tuple[int, ...]) -> 
     assert set(kept.reshape(-1)) == {2**31 - 1}
     wrapped = ran(kind, x, I8, weight, bias, profile=A2.replace_choice("accumulate_overflow", "wrap"), told=told)
     assert set(wrapped.reshape(-1)) == {-(2**31) - 1 + added}
-    assert told == [kept.size, kept.size]
+    assert told == 2 * [("ascend.conv", kept.size)]
 
 
 def test_products_and_depthwise_sums_wrap_too() -> None:
@@ -171,8 +163,8 @@ def test_float_islands_overflow_to_infinity_or_saturate() -> None:
     assert list(ran(nn.Add(), finite, F16, finite.copy(), profile=saturating)[0]) == [65504, -65504, 2]
     assert list(ran(nn.Cast(F16), np.float32([[1e6]]), F32, profile=saturating)[0]) == [65504]
     assert list(ran(nn.Relu(), x, F16, profile=saturating)[0]) == [60000, 0, 1, INF]
-    narrow = ran(nn.Mul(), np.float32([[1e6]]), F32, np.float32([[2]]), profile=saturating)
-    assert narrow[0, 0] == 2e6
+    narrow = ran(nn.Mul(), np.float32([[1e6, 3e38]]), F32, np.float32([[2]]), profile=saturating)
+    assert narrow.tolist() == [[2e6, INF]]
 
 
 @pytest.mark.parametrize(("choice", "beyond"), [("saturate", 2**31 - 1), ("wrap", 2**31 - 1 + 127 * 127 - 2**32)])
@@ -183,7 +175,7 @@ def test_overflows_of_a_transposed_convolution_are_told(choice: str, beyond: int
     x, weight, bias = np.int8([[[127, 127]]]), np.int8([[[127, 0]]]), np.int32([2**31 - 1])
     acc = ran(kind, x, I8, weight, bias, profile=profile, told=told)
     assert acc.tolist() == [[[beyond, 2**31 - 1, beyond, 2**31 - 1]]]
-    assert told == [2]
+    assert told == [("ascend.conv_transpose", 2)]
 
 
 def test_overflows_of_two_computed_sides_are_told() -> None:
@@ -191,10 +183,11 @@ def test_overflows_of_two_computed_sides_are_told() -> None:
     shape = (1, 2**17)
     x, w = (GraphInput(n, TensorType(s, I8)) for n, s in (("x", shape), ("w", shape[::-1])))
     graph = Graph((x, w), (apply(ascend.BatchMatMul(), x, w),), ("y",))
-    table = ascend_table(A2, lambda layer, count: told.append((layer, count)))
     feeds = {"x": np.full(shape, -128, np.int8), "w": np.full(shape[::-1], -128, np.int8)}
-    assert evaluate(graph, feeds, table)["y"].tolist() == [[2**31 - 1]]
-    assert told == [("ascend.batch_matmul", 1)]
+    for choice, expected in (("saturate", 2**31 - 1), ("wrap", -(2**31))):
+        profile = A2.replace_choice("accumulate_overflow", choice)
+        assert evaluated(graph, feeds, profile, told).tolist() == [[expected]]
+    assert told == 2 * [("ascend.batch_matmul", 1)]
 
 
 @pytest.mark.parametrize(("choice", "wanted"), [("input", 1025.0), ("f32", 1024.0)])
@@ -230,6 +223,36 @@ def test_average_of_the_existing_tool() -> None:
     pool = ascend.SumPool((p["stride"],) * 2, (p["padding"],) * 4, (1, 1), kernel, p["offset_d"])
     scale = np.float32([p["scale_d"] * p["weight_scale"]])
     y = apply(ascend.Dequant(1, F32, divisor=pool.area), apply(pool, q), const(scale))
-    full = ascend_table(A2.replace_choice("dequant_multiplier", "full"))
-    found = evaluate(Graph((given,), (y,), ("y",)), {"x": x}, full)["y"]
+    full = A2.replace_choice("dequant_multiplier", "full")
+    found = evaluated(Graph((given,), (y,), ("y",)), {"x": x}, full)
     np.testing.assert_allclose(found, wanted, rtol=2.0**-11, atol=9 * 255 * 2.0**-23 * scale[0])
+
+
+def image_pool(kind: Any, x: Array, profile: Profile = A2) -> Array:
+    return ran(kind, x, I8, profile=profile)[0, 0]
+
+
+def test_a_pool_of_integers_takes_every_attribute_of_its_window() -> None:
+    """A ramp 0 … 63 through windows whose first row is 3r - 1 and first column 2c - 2.
+
+    Outside counts as nothing in a maximum and as ``offset_x`` in a sum, which has no dilations.
+    """
+    x = np.arange(64, dtype=np.int8).reshape(1, 1, 8, 8)
+    window = {"kernel": (2, 3), "pads": (1, 2, 0, 1), "strides": (3, 2)}
+
+    def windows(outside: int, dilation: int) -> list[list[Array]]:
+        padded = np.pad(x[0, 0].astype(int), ((1, 0), (2, 1)), constant_values=outside)
+        rows = [slice(3 * r, 3 * r + dilation + 1, dilation) for r in range(3)]
+        return [[padded[row, 2 * c : 2 * c + 3] for c in range(5)] for row in rows]
+
+    largest = [[w.max() for w in row] for row in windows(-128, 2)]
+    np.testing.assert_array_equal(image_pool(nn.MaxPool(**window, dilations=(2, 1)), x), largest)
+    sums = [[(w - 7).sum() for w in row] for row in windows(7, 1)]
+    np.testing.assert_array_equal(image_pool(ascend.SumPool(**window, dilations=(1, 1), offset_x=7), x), sums)
+
+
+def test_a_pool_of_integers_rounds_its_extent_up_in_ceil_mode() -> None:
+    x = np.arange(16, dtype=np.int8).reshape(1, 1, 4, 4)
+    window = {"kernel": (2, 2), "pads": (0,) * 4, "dilations": (1, 1), "strides": (3, 3)}
+    np.testing.assert_array_equal(image_pool(nn.MaxPool(**window, ceil_mode=True), x), [[5, 7], [13, 15]])
+    np.testing.assert_array_equal(image_pool(nn.MaxPool(**window), x), [[5]])

@@ -106,3 +106,12 @@ def test_pools_of_an_empty_batch_and_in_float16():
 def test_global_average_pool_is_onnxruntimes(run_node, shape):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     np.testing.assert_allclose(global_average_pool(x), run_node("GlobalAveragePool", x), rtol=0, atol=1e-6)
+
+
+def test_a_last_window_that_is_not_full_counts_on_request_only():
+    x = np.float32([[[1, 2, 3]]])
+    window = {"kernel": (2,), "strides": (2,), "pads": (0, 0), "dilations": (1,)}
+    assert max_pool(x, **window).tolist() == [[[2]]]
+    assert max_pool(x, **window, ceil_mode=True).tolist() == [[[2, 3]]]
+    assert average_pool(x, **window).tolist() == [[[1.5]]]
+    assert average_pool(x, **window, ceil_mode=True).tolist() == [[[1.5, 3]]]

@@ -71,6 +71,8 @@ def test_quantize_sqrt_mode_multiplies_twice():
     assert split_fp16_scale(2.0**-16) == (2.0**-8, True)
     assert split_fp16_scale(2.0**-14) == (2.0**-14, False)
     assert split_fp16_scale(2.0**18) == (2.0**9, True)
+    assert split_fp16_scale(65504.0) == (65504.0, False)
+    assert split_fp16_scale(65504.5)[1]
 
 
 @pytest.mark.parametrize(

@@ -280,3 +280,11 @@ def test_malformed_activations_are_refused():
         prepare_gemm(np.zeros((3, 2), np.int8))(np.zeros((1, 2), np.int8))
     with pytest.raises(InputError, match=r"\(K, N\)"):
         prepare_gemm(np.zeros(3, np.int8))
+
+
+@pytest.mark.parametrize(
+    ("depth", "told"), [(1040, "product"), (1041, "product, K in 2 chunks"), (2081, "product, K in 3 chunks")]
+)
+def test_products_say_in_how_many_chunks_they_stay_exact(depth: int, told: str) -> None:
+    """2^24 / (128 · 126) = 1040.2 products of the largest magnitudes are exact in float32."""
+    assert str(prepare_gemm(np.full((depth, 2), 126, np.int8), None)) == told

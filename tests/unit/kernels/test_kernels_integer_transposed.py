@@ -105,6 +105,14 @@ def test_exact_past_the_float32_bound():
     )
 
 
+def test_overflows_saturate_unless_they_shall_wrap():
+    """2^31 - 1 + 127 · 127."""
+    weight, bias, x = np.int8([[[127]]]), np.int32([2**31 - 1]), np.int8([[[127]]])
+    attributes = {"strides": (1,), "pads": (0, 0)}
+    assert prepare_conv_transpose(weight, bias, **attributes)(x).tolist() == [[[2**31 - 1]]]
+    assert prepare_conv_transpose(weight, bias, **attributes, wrap=True)(x).tolist() == [[[16129 - 1 - 2**31]]]
+
+
 def test_what_does_not_fit_is_refused():
     weight, plain = np.ones((2, 1, 1), np.int8), {"strides": (1,), "pads": (0, 0)}
     with pytest.raises(InputError, match="3 groups"):

@@ -66,3 +66,16 @@ def test_linear_in_other_precisions_and_beside_infinity() -> None:
 def test_the_number_of_elements_is_a_float32_product() -> None:
     assert resize_nearest(np.zeros(10), axes=(0,), scales=(2.1,)).shape == (21,)  # 20.999999 in float64
     assert resize_nearest(np.zeros(3), axes=(0,), scales=(0.6,)).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [
+        ("floor", [0, 0, 0, 0, 1]),
+        ("ceil", [0, 1, 1, 1, 2]),
+        ("round_prefer_floor", [0, 0, 0, 1, 1]),
+        ("round_prefer_ceil", [0, 0, 1, 1, 2]),
+    ],
+)
+def test_nearest_positions_by_hand(rounding: str, expected: list[int]) -> None:
+    assert nearest_positions(np.float32([0, 0.25, 0.5, 0.75, 1.5]), rounding).tolist() == expected

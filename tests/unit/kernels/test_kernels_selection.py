@@ -68,6 +68,7 @@ def test_pad() -> None:
     assert selection.pad(X, pads=(0, 1, 0, 0), value=-128.0).dtype == np.int8
     assert selection.pad(np.float16([1]), pads=(1, 0), value=-1e30).tolist() == [-np.inf, 1]
     assert selection.pad(np.float32(3), pads=(), mode="edge") == 3
+    assert selection.pad(np.int64([1]), pads=(1, 0), value=2**53 + 1).tolist() == [2**53 + 1, 1]
     with pytest.raises(InputError, match="reflect"):
         selection.pad(X[0], pads=(3, 0), mode="reflect")
     with pytest.raises(InputError, match="edge"):

@@ -64,6 +64,11 @@ def test_sqrt_mode_saturates_after_the_first_multiplication_too() -> None:
     assert dequantize_f16(acc, 2.0**-5, sqrt_mode=True, overflow="inf")[0] == INF
 
 
+def test_a_scale_is_a_float32_before_it_is_a_float16() -> None:
+    """1 + 2^-11 + 2^-30 is 1 + 2^-11 in float32, a tie of float16 that rounds to 1."""
+    assert dequantize_f16(np.int32([1024]), 1 + 2.0**-11 + 2.0**-30)[0] == 1024
+
+
 def test_scales_are_split_together_as_soon_as_one_is_no_normal_float16() -> None:
     scales, sqrt_mode = split_dequant_scale(f32([2.0**-14, 0.5]))
     assert not sqrt_mode

@@ -117,3 +117,9 @@ def test_map_tiles_equals_the_whole_array_operation_in_any_layout(shape, channel
 def test_map_tiles_refuses_a_parameter_of_the_wrong_length():
     with pytest.raises(InputError, match="do not fit axis"):
         map_tiles(lambda *_: None, np.zeros((2, 3)), np.float32, np.ones(2, np.float32), channel_axis=1)
+
+
+def test_a_window_over_no_axes_fits_once() -> None:
+    window = Window((), (), (), ())
+    assert window.output_shape(()) == ()
+    assert window.fitted_ends((), ()) == ()

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from amctc.api import compress
 from amctc.calibrate.samples import from_iterable
+from amctc.concurrency import open_executor
 from amctc.errors import InputError, UnsupportedError
-from amctc.executors import open_executor
 from amctc.onnx_bridge import custom_ops, import_model
 from amctc.onnx_bridge.custom_ops import register_custom_ops, unknown_op
 from amctc.onnx_bridge.runtime import FloatSession

@@ -1,8 +1,8 @@
-"""Running a pipeline text on a small graph, and evaluating graphs."""
+"""Running a pipeline text on a small graph, and evaluating graphs; what holds of every note."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -16,6 +16,20 @@ from amctc.targets import DEFAULT_TARGET, load_profile
 from amctc.types import Array
 
 Run = Callable[..., PipelineResult]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def notes_say_who_where_and_what() -> Iterator[None]:
+    """Every note of every pass that these tests run has a source, a layer and a text."""
+    noted = Context.note
+
+    def note(context: Context, source: str, layer: str, text: str) -> None:
+        assert all(isinstance(said, str) and said for said in (source, layer, text))
+        noted(context, source, layer, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Context, "note", note)
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from amctc.ir import Graph, GraphInput, apply, const, constant_data
 from amctc.onnx_bridge.importer import import_model
 from amctc.ops import ascend, nn, quant
 from amctc.ops.onnx import Node
+from amctc.pipeline import Context, Pipeline
+from amctc.targets import load_profile
 from amctc.types import F16, F32, I32, I64, QuantizedType, TensorType
 
 X = GraphInput("x", TensorType(("N", 3), F32))
@@ -96,6 +98,20 @@ def carried_with_constant() -> Graph:
     return import_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
 
 
+def carried_with_integers() -> Graph:
+    """A carried op that reads integers that are computed."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Cast", ["a"], ["wide"], to=TensorProto.INT64),
+        helper.make_node("Cast", ["wide"], ["i"], to=TensorProto.INT32),
+        helper.make_node("GatherElements", ["a", "i"], ["b"], axis=1),
+        helper.make_node("Sigmoid", ["b"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in ("x", "y"))
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    return import_model(model)
+
+
 def test_constants_of_carried_ops_stay_float32(run) -> None:
     after = run("demote-float", carried_with_constant()).graph
     (mod,) = (op for op in after.ops if isinstance(op.kind, Node))
@@ -114,6 +130,59 @@ def test_carried_ops_run_in_float32_between_casts(run, chip) -> None:
     y = chip(after, x=np.float32([[0.25, 0.5, 1.0]]))["y"]
     expected = 1 / (1 + np.exp(-np.float64([0.2, 1 / 3, 0.5])))  # softsign: x / (1 + |x|)
     np.testing.assert_allclose(y[0], expected, rtol=2.0**-10)
+
+
+def test_a_carried_result_that_leaves_the_graph_too_is_rounded(run, chip) -> None:
+    """Between two casts already, but the graph's output reads the float32 result: no chip keeps that."""
+    once = run("demote-float", carried_between()).graph
+    softsign = next(op for op in once.ops if isinstance(op.kind, Node))
+    both = Graph(once.inputs, (*once.outputs, softsign.result), ("y", "z"))
+    after = run("demote-float", both).graph
+    assert after is not both
+    z = chip(after, x=np.float32([[0.25, 0.5, 1.0]]))["z"]
+    assert z.dtype == np.float32
+    np.testing.assert_array_equal(z, z.astype(np.float16))
+
+
+def test_a_carried_op_is_settled_by_its_operands_too(run, chip) -> None:
+    """Its result is read in float16 alone, but what it reads is computed in float32 still."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Softsign", ["a"], ["b"]),
+        helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT16),
+    ]
+    x, y = (helper.make_tensor_value_info(n, t, [3]) for n, t in (("x", TensorProto.FLOAT), ("y", TensorProto.FLOAT16)))
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    after = run("demote-float", import_model(model)).graph
+    relu = next(op for op in after.ops if isinstance(op.kind, nn.Relu))
+    assert relu.result.type.elem == F16
+    np.testing.assert_array_equal(chip(after, x=np.float32([0, 1, 3]))["y"], np.float16([0, 0.5, 0.75]))
+
+
+def test_what_only_moves_elements_follows_what_it_moves() -> None:
+    """Softmax in float32, sums in float16: a reshape of either stays in its type."""
+    profile = load_profile("ascend310").replace_choice("float_island", "f32").replace_choice("elementwise", "f16")
+    x = GraphInput("x", TensorType((2, 3), F32))
+    for kind, elem in ((nn.Softmax(-1), F32), (nn.Add(), F16)):
+        computed = apply(kind, *((x,) if isinstance(kind, nn.Softmax) else (x, x)))
+        graph = of(apply(nn.Reshape((6,)), computed), inputs=(x,))
+        after = Pipeline.parse("demote-float").run(graph, Context(target=profile)).graph
+        (moved,) = (op for op in after.ops if isinstance(op.kind, nn.Reshape))
+        assert moved.result.type.elem == elem
+    ones = const(np.ones((2, 3), np.float32))
+    for operands in (apply(nn.Add(), x, x), ones), (x, ones):  # constants and inputs are of no type of their own
+        graph = of(apply(nn.Concat(0), *operands), inputs=(x,))
+        after = Pipeline.parse("demote-float").run(graph, Context(target=profile)).graph
+        (joined,) = (op for op in after.ops if isinstance(op.kind, nn.Concat))
+        assert joined.result.type.elem == F16
+
+
+def test_a_chip_that_computes_islands_in_float32_keeps_them() -> None:
+    profile = load_profile("ascend310").replace_choice("float_island", "f32").replace_choice("elementwise", "f32")
+    acc = GraphInput("acc", TensorType((1, 3), I32))
+    d = apply(ascend.Dequant(1), acc, const(np.float32([0.5])))
+    graph = of(apply(nn.Sigmoid(), d), apply(nn.Softmax(), d), inputs=(acc,))
+    assert Pipeline.parse("demote-float").run(graph, Context(target=profile)).graph is graph
 
 
 def test_half_precision_models_need_nothing(run) -> None:
@@ -146,6 +215,7 @@ def test_integers_are_left_alone(run) -> None:
         of(apply(nn.Sigmoid(), X)),
         carried_between(),
         carried_with_constant(),
+        carried_with_integers(),
         of(X),
         of(apply(nn.Cast(F16), X)),
         of(const(np.ones(2, np.float32))),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amctc.errors import UsageError
+from amctc.errors import InputError, UsageError
 from amctc.interp import evaluate
-from amctc.ir import Graph, GraphInput, Value, apply, const, constant_data
+from amctc.ir import Graph, GraphInput, Origin, Value, apply, const, constant_data
 from amctc.magnitude import MAGNITUDE, tolerance
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import nn
 from amctc.pipeline import Context, Pipeline
 from amctc.types import F32, Array, TensorType
+from amctc_passes.quantize.channels import homogeneous
 
 RNG = np.random.default_rng(21)
 POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))
@@ -201,3 +204,95 @@ def evenness(graph: Graph, batches: list[dict[str, Array]]) -> list[float]:
         widths = np.abs(np.moveaxis(arrays, axis, 0).reshape(arrays.shape[axis], -1)).max(axis=1)
         found.append(float((widths / widths.max()).mean()))
     return found
+
+
+def test_what_is_homogeneous() -> None:
+    ceilings = nn.Clip(0.0, 6.0), nn.Clip(-np.inf, 6.0), nn.Clip(0.0, np.inf)
+    for kind in (None, nn.Relu(), nn.LeakyRelu(0.1), *ceilings):
+        assert homogeneous(kind), kind
+    for kind in (nn.Clip(-1.0, 6.0), nn.Clip(0.0, 0.0), nn.Clip(np.inf, np.inf), nn.Clip(1.0, 6.0), nn.Sigmoid()):
+        assert not homogeneous(kind), kind
+
+
+def added_to(other: Value | None = None) -> tuple[Graph, GraphInput]:
+    """Two layers of three channels whose sum a third reads, or one of them plus ``other``."""
+    x = feature()
+    a = apply(POINTWISE, x, const(np.float32([8, 1, 0.5, 2, 1, 1]).reshape(3, 2, 1, 1)))
+    b = apply(POINTWISE, x, weight(3, 2, 1, 1)) if other is None else other
+    y = apply(POINTWISE, apply(nn.Add(), a, b), weight(2, 3, 1, 1))
+    return Graph((x,), (y,), ("y",)), x
+
+
+def test_what_is_added_takes_one_factor() -> None:
+    graph, x = added_to()
+    batches = samples(x)
+    after = equalized(graph, batches)
+    assert after is not graph
+    same_function(graph, after, batches[0])
+    first, second = (o for o in after.outputs[0].producer.operands[0].producer.operands)
+    old = [weight_of(o) for o in graph.outputs[0].producer.operands[0].producer.operands]
+    factors = [(weight_of(new) / was)[:, 0, 0, 0] for new, was in zip((first, second), old, strict=True)]
+    np.testing.assert_allclose(factors[0], factors[1], rtol=1e-6)
+    assert factors[0].max() > 1.1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6, 6), (1, 3, 1, 1), (3, 1, 1)])
+def test_an_added_constant_stops_factors(shape: tuple[int, ...]) -> None:
+    graph, x = added_to(const(np.ones(shape, np.float32)))
+    assert equalized(graph, samples(x)) is graph
+
+
+@pytest.mark.parametrize(
+    ("name", "origins", "where"),
+    [("hidden", (), "value 'hidden'"), (None, (Origin("first", "Conv"),), "first"), (None, (), "nn.conv")],
+)
+def test_samples_that_are_no_numbers_are_found_at_their_value(
+    name: str | None, origins: tuple[Origin, ...], where: str
+) -> None:
+    """By its name, or by the layer that computes it."""
+    x = feature()
+    y = apply(POINTWISE, x, weight(3, 2, 1, 1), name=name, origins=origins)
+    graph = Graph((x,), (apply(POINTWISE, y, weight(2, 3, 1, 1)),), ("y",))
+    batch = samples(x, 1)[0]
+    batch["x"][0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match=rf"^{where}: calibration data holds 3 values that are NaN"):
+        equalized(graph, [batch])
+
+
+@pytest.mark.parametrize("kind", [nn.Clip(0.0, 6.0), nn.Relu(), nn.Identity()])
+def test_factors_pass_activations_that_stand_alone(kind: nn.Clip | nn.Relu | nn.Identity) -> None:
+    x = feature()
+    first = const(np.float32([8, 1, 0.5, 2, 0.1, 0.1]).reshape(3, 2, 1, 1))
+    y = apply(kind, apply(POINTWISE, x, first))
+    graph = Graph((x,), (apply(POINTWISE, y, weight(2, 3, 1, 1)),), ("y",))
+    batches = samples(x)
+    after = equalized(graph, batches)
+    assert after is not graph
+    same_function(graph, after, batches[0])
+
+
+def test_layers_that_share_a_weight_take_no_factors_of_their_data() -> None:
+    x = feature()
+    first = const(np.float32([8, 1, 0.5, 2, 0.1, 0.1]).reshape(3, 2, 1, 1))
+    y, shared = apply(POINTWISE, x, first), weight(2, 3, 1, 1)
+    readers = apply(POINTWISE, y, shared), apply(POINTWISE, apply(nn.Relu(), y), shared)
+    graph = Graph((x,), readers, ("a", "b"))
+    assert equalized(graph, samples(x)) is graph
+
+
+@pytest.mark.parametrize("kind", [nn.InstanceNorm(), nn.GroupNorm(2), nn.BatchNorm(), nn.LayerNorm(-1)])
+def test_factors_of_a_normalization_go_into_its_scale_and_bias(kind: Any) -> None:
+    """The mean and the variance of a batch normalization, which come behind them, stay."""
+    x = feature(2, 2) if isinstance(kind, nn.LayerNorm) else feature()
+    parameters = [const(np.float32(v)) for v in ([8.0, 0.5], [1.0, -0.25])]
+    statistics = [const(np.float32(v)) for v in ([0.5, -1.0], [4.0, 0.25])] if isinstance(kind, nn.BatchNorm) else []
+    y = apply(kind, x, *parameters, *statistics)
+    last = isinstance(kind, nn.LayerNorm)
+    z = apply(nn.MatMul(), y, weight(2, 3)) if last else apply(POINTWISE, y, weight(3, 2, 1, 1))
+    graph, batches = Graph((x,), (z,), ("y",)), samples(x)
+    after = equalized(graph, batches)
+    assert after is not graph
+    same_function(graph, after, batches[0])
+    operands = after.outputs[0].producer.operands[0].producer.operands
+    assert operands[3:] == tuple(statistics)
+    assert operands[1] is not parameters[0]

@@ -77,7 +77,13 @@ def test_shape_of_a_static_value(run) -> None:
     graph = model(helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Shape", ["r"], ["y"]), shape=(2, 3))
     y = run("fold-constants", graph).graph.outputs[0]
     np.testing.assert_array_equal(read(y), [2, 3])
-    assert read(y).dtype == np.int64
+    assert (read(y).dtype, y.name) == (np.int64, "y")
+    assert [o.op_type for o in y.producer.origins] == ["Shape"]
+
+
+def test_shape_of_a_scalar(run) -> None:
+    y = run("fold-constants", model(helper.make_node("Shape", ["x"], ["y"]), shape=())).graph.outputs[0]
+    assert (read(y).dtype, read(y).shape) == (np.int64, (0,))
 
 
 def test_size_of_a_static_value(run) -> None:
@@ -190,3 +196,13 @@ def test_many_small_results_stay_within_the_budget(run) -> None:
     result = run("fold-constants", Graph((), outputs, tuple(f"y{i}" for i in range(100)))).graph
     assert nbytes(result) <= (64 << 20) + 3 * (4 << 20)
     assert sum(constant_data(o) is not None for o in result.outputs) >= 8
+
+
+def test_all_of_the_budget_is_used(run) -> None:
+    """64 MiB and the 4 MiB of the weight are 8.5 times 2^20 elements, 8 bytes each; a further one is too many."""
+    big = const(np.linspace(0, 1, 1 << 20, dtype=np.float32))
+    kinds = nn.Relu(), nn.Neg(), nn.Abs(), nn.Exp(), nn.Sigmoid(), nn.Tanh(), nn.Sqrt(), nn.Identity()
+    half = nn.Slice((0,), (1 << 19,), (0,), (1,))
+    outputs = *(apply(kind, big) for kind in kinds), apply(half, big), apply(nn.Slice((0,), (1,), (0,), (1,)), big)
+    result = run("fold-constants", Graph((), outputs, tuple(f"y{i}" for i in range(10)))).graph
+    assert [constant_data(o) is not None for o in result.outputs] == 9 * [True] + [False]

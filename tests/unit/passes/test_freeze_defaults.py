@@ -12,6 +12,7 @@ from amctc.kernels.tables import ORACLE
 from amctc.ops import nn
 from amctc.pipeline import Context, Pipeline
 from amctc.types import F32, TensorType
+from amctc_passes.simplify.freeze_defaults import SHOWN
 
 PASS = Pipeline.parse("freeze-defaults")
 
@@ -37,6 +38,17 @@ def test_defaults_become_constants_and_leave_the_interface() -> None:
     assert all(np.array_equal(old[name], new[name]) for name in after.output_names)
     assert [n.text for n in context.notes] == ["inputs with defaults are constants now: w, spare"]
     assert PASS.run(after, Context()).graph is after
+
+
+def test_a_note_names_so_many_inputs_and_counts_the_others() -> None:
+    x = GraphInput("x", TensorType((1,), F32))
+    for count, more in (SHOWN, ""), (SHOWN + 1, " and 1 more"), (SHOWN + 7, " and 7 more"):
+        given = [GraphInput(f"w{i}", TensorType((1,), F32), ArrayData(np.ones(1, np.float32))) for i in range(count)]
+        context = Context()
+        PASS.run(Graph((x, *given), (apply(nn.Relu(), x),), ("y",)), context)
+        (note,) = context.notes
+        names = ", ".join(f"w{i}" for i in range(SHOWN))
+        assert note.text == f"inputs with defaults are constants now: {names}{more}"
 
 
 def test_compress_quantizes_a_layer_whose_weight_is_an_input() -> None:

@@ -13,7 +13,9 @@ from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pipeline
+from amctc.targets import profile_names
 from amctc.types import F32, I4, I8, I16, I32, U8, Array, QuantizedType, ScalarType, TensorType
+from amctc_passes.facts import is_quantized
 
 RNG = np.random.default_rng(15)
 ROWS = GraphInput("x", TensorType((2, 4), F32))
@@ -41,6 +43,13 @@ def one(kind: nn.Layer | nn.AveragePool, *operands: Value, x: GraphInput = ROWS)
 def i32(*scales: float) -> QuantizedType:
     axis = 0 if len(scales) > 1 else None
     return QuantizedType(I32, F32, scales, (0,) * len(scales), axis, *I32.integer_range)
+
+
+def test_an_int4_vector_is_no_weight_of_any_target(run) -> None:
+    graph = one(nn.MatMul(), ROWS, stored((4,), QuantizedType(I4, F32, (0.5,), (0,), None, -8, 7)))
+    for target in profile_names():
+        (op,) = [op for op in run("legalize", graph, target=target).graph.ops if isinstance(op.kind, nn.MatMul)]
+        assert not is_quantized(op.operands[1])
 
 
 def test_what_the_target_computes_stays(run) -> None:
@@ -190,6 +199,17 @@ def test_odd_int4_weights_return_to_float(run) -> None:
     result = run("legalize", one(nn.MatMul(), dq(rows), stored((3, 4), elem_of(I4)), x=rows))
     (note,) = result.notes
     assert "an int4 weight of an odd number of input channels, 3" in note.text
+
+
+def test_names_of_what_returns_to_float(run) -> None:
+    """The weight and the bias keep those of what was dequantized; the data is what was quantized."""
+    wide = nn.Gemm(2.0)  # the target has no factors
+    weight, bias = stored((4, 3), name="w"), stored((3,), i32(0.125), "b")
+    (op,) = (op for op in run("legalize", one(wide, dq(ROWS), weight, bias)).graph.ops if op.kind == wide)
+    assert [o.name for o in op.operands[1:]] == ["w", "b"]
+    assert isinstance(op.operands[0].producer.kind, nn.Clip)
+    assert op.operands[0].producer.operands[0] is ROWS
+    assert (op.result.name, op.origins) == ("y", (Origin("layer", "Gemm"),))
 
 
 def test_computed_bias_returns_to_float(run) -> None:

@@ -248,7 +248,7 @@ def test_skip(skip: str, skipped: set[str], run) -> None:
 
 @pytest.mark.parametrize("option", ["skip=[haed]", 'override=["haed{symmetric}"]'])
 def test_a_pattern_that_matches_nothing_is_an_error(option: str, run) -> None:
-    with pytest.raises(UsageError, match="'haed' matches no layer") as caught:
+    with pytest.raises(UsageError, match=r"(skip|override) 'haed' matches no layer") as caught:
         run(f"observe,place-qdq{{{option}}}", chain(), ramp(-1, 1))
     assert "head" in (caught.value.remedy or "")
 
@@ -267,9 +267,10 @@ def test_override_and_the_later_one_wins(run) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("head", "has no options"),
-        ("head{skip=x}", "an override has no option 'skip'"),
-        ("head{bits=5}", "bits=5"),
+        ("head", "override 'head' has no options; write it as \"conv\\*{method=min-max}\"$"),
+        ("head{skip=x}", "an override has no option 'skip'; it can change bits, symmetric, method, percentile$"),
+        ("head{bits=5}", "override 'head{bits=5}': bits=5: activations are stored in 4, 8, 16 bits$"),
+        ("haed{bits=4}", "override 'haed' matches no layer; there are, for example, head"),
         ("head{bits=many}", "override option 'bits' wants an integer"),
         ("head{bits", "expected an option"),
     ],

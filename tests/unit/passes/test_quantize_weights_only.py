@@ -131,7 +131,7 @@ def test_skip(run) -> None:
     result = run('quantize-weights-only{skip="block*"}', graph)
     assert set(stored(result.graph)) == {"head"}
     assert [(n.layer, n.text) for n in result.notes] == [("block.a", "left in float: skipped on request")]
-    with pytest.raises(UsageError, match="'haed' matches no layer"):
+    with pytest.raises(UsageError, match="skip 'haed' matches no layer"):
         run("quantize-weights-only{skip=haed}", graph)
 
 
@@ -153,3 +153,11 @@ def test_options_are_checked(option: str, run) -> None:
 def test_a_weight_that_is_no_number_is_named(run) -> None:
     with pytest.raises(AmctcError, match="fc"):
         run("quantize-weights-only", one(product(X, np.full((64, 2), np.nan, np.float32))))
+
+
+def test_a_layer_of_quantized_data_keeps_its_weight(run) -> None:
+    """It is for quantize-weights; the layer behind it, whose data are float, is not."""
+    data = apply(quant.Dequantize(), apply(quant.Quantize(QuantizedType.per_tensor(0.5)), X))
+    inner = apply(nn.MatMul(), data, const(drawn(64, 8)), origins=(Origin("integer", "MatMul"),))
+    outer = apply(nn.MatMul(), inner, const(drawn(8, 4)), origins=(Origin("float", "MatMul"),))
+    assert list(stored(run("quantize-weights-only", one(outer)).graph)) == ["float"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -11,7 +13,7 @@ from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pipeline, PipelineResult
-from amctc.types import F32, I64, QuantizedType, TensorType
+from amctc.types import F32, I64, Array, QuantizedType, TensorType
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
 from amctc_passes.quantize.roll_back import OutputNoise
 
@@ -125,3 +127,67 @@ def test_needs_samples() -> None:
         Pipeline.parse("roll-back").run(chain(0.1, 0.1), Context())
     with pytest.raises(UsageError, match="no calibration samples"):
         Pipeline.parse("roll-back").run(chain(0.1, 0.1), Context(samples=[]))
+
+
+def test_layers_go_back_until_the_noise_is_as_low_as_asked() -> None:
+    """Steps of 0.1 and three of 0.02 leave 10·log10((0.1² + 3·0.02²) / 12 · 3) = -25.5 dB, the three -35 dB."""
+    graph = chain(0.1, 0.02, 0.02, 0.02)
+    assert run(graph, "sqnr=24.5 budget=1.0").graph is graph
+    assert floats(run(graph, "sqnr=27.0 budget=1.0").graph) == ["a"]
+    assert floats(run(graph, "sqnr=33.0 budget=1.0").graph) == ["a"]
+
+
+def test_what_is_told_while_measuring() -> None:
+    """A run of all quantizers, then one per layer."""
+    told: list[tuple[str, int, int]] = []
+    context = Context(samples=BATCHES, progress=lambda *step: told.append(step))
+    Pipeline.parse("roll-back{sqnr=90.0}").run(chain(0.1, 0.2, 0.1), context)
+    assert told == [("measuring sensitivities", done, 3) for done in range(4)]
+
+
+def test_the_allowed_noise_is_that_of_the_decibels() -> None:
+    """30 dB are a thousandth: it decides whether layers are measured one by one."""
+    graph = chain(0.1, 0.1)
+    share = share_of_all(graph)
+    decibels = -10 * np.log10(share)
+    for sqnr, runs in (float(decibels) - 0.01, 1), (float(decibels) + 0.01, 3):
+        told: list[int] = []
+        context = Context(samples=BATCHES, progress=lambda what, done, total, told=told: told.append(done))
+        Pipeline.parse(f"roll-back{{sqnr={sqnr} samples=8}}").run(graph, context)
+        assert len(told) == runs
+
+
+def test_whole_batches_are_measured_until_there_are_enough_samples() -> None:
+    """Batches of two: three samples take two of them, and what comes behind is not read."""
+    graph = chain(0.1, 0.2)
+    ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    read: list[int] = []
+
+    def batches() -> Iterator[dict[str, Array]]:
+        for number, batch in enumerate(BATCHES):
+            read.append(number)
+            yield batch
+
+    probe = OutputNoise(graph, ops, Context(samples=Once(batches)), 3)
+    assert read == [0, 1]
+    two = OutputNoise(graph, ops, Context(samples=BATCHES[:2]), 99)
+    assert probe.share(ops) == two.share(ops)
+
+
+class Once:
+    """Samples made by a function at every reading."""
+
+    def __init__(self, batches: Callable[[], Iterator[dict[str, Array]]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return self._batches()
+
+
+def test_a_note_says_how_far_the_layer_alone_limits_the_outputs() -> None:
+    graph = chain(0.01, 0.3, 0.01)
+    noisy = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    share = OutputNoise(graph, noisy, Context(samples=BATCHES), 16).share(noisy[1:2])
+    (note,) = run(graph, "sqnr=30.0 budget=0.4").notes
+    decibels = f"{-10 * np.log10(share):.1f} dB"
+    assert note.text == f"left in float: quantized, it alone limits the outputs to {decibels}"

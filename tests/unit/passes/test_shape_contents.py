@@ -17,7 +17,7 @@ from amctc.ir import Graph, GraphInput, apply, const
 from amctc.onnx_bridge.importer import import_model
 from amctc.onnx_bridge.runtime import CARRIED, WHOLE_FLOAT
 from amctc.ops import nn
-from amctc.types import F32, I64, Array, TensorType
+from amctc.types import BOOL, F32, I32, I64, Array, TensorType
 from amctc_passes.simplify.shape_contents import contents
 from tests.unit.passes.inspection import left, read
 
@@ -207,6 +207,46 @@ def test_what_is_not_followed() -> None:
     assert contents(apply(nn.Identity(), GraphInput("v", TensorType((3,), I64)))) is None
     assert contents(apply(nn.Relu(), GraphInput("f", TensorType((3,), F32)))) is None
     assert contents(const(np.int64(7))) == (7,)
+
+
+OPERATIONS = [
+    ("Add", 3, 4, 7), ("Add", "N", 0, "N"), ("Add", 0, "N", "N"), ("Add", "N", 1, None), ("Add", "N", "S", None),
+    ("Add", 2**63 - 2, 1, 2**63 - 1), ("Add", 2**63 - 1, 1, None), ("Sub", -(2**63) + 1, 1, -(2**63)),
+    ("Sub", -(2**63), 1, None), ("Sub", 3, 4, -1), ("Sub", "N", 0, "N"), ("Sub", 0, "N", None), ("Sub", "N", 1, None),
+    ("Mul", 3, -4, -12), ("Mul", "N", 1, "N"), ("Mul", 1, "N", "N"), ("Mul", "N", 2, None), ("Mul", "N", "S", None),
+    ("Div", 7, 2, 3), ("Div", -7, 2, -3), ("Div", 7, -2, -3), ("Div", -7, -2, 3), ("Div", 0, -2, 0),
+    ("Div", 7, 0, None), ("Div", "N", 1, "N"), ("Div", "N", 2, None), ("Div", 1, "N", None),
+    ("Equal", 3, 3, 1), ("Equal", 3, 4, 0), ("Equal", "N", "N", 1), ("Equal", "N", "S", None), ("Equal", "N", -1, 0),
+    ("Equal", -1, "N", 0), ("Equal", "N", 0, None), ("Equal", 5, "N", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op_type", "a", "b", "expected"), OPERATIONS)
+def test_what_is_known_of_one_operation(op_type: str, a: object, b: object, expected: object) -> None:
+    """Of numbers and the symbols of x [N, S, 12], which may stand for any size from 0 on."""
+    names = [{"N": "n", "S": "s"}.get(v, k) for v, k in ((a, "a"), (b, "b"))]
+    numbers = {k: [v] for v, k in ((a, "a"), (b, "b")) if isinstance(v, int)}
+    shape = [node("Shape", "x", "shape"), node("Gather", "shape zero", "n"), node("Gather", "shape one", "s")]
+    graph = model(*shape, node(op_type, " ".join(names), "y"), zero=[0], one=[1], **numbers)
+    assert contents(graph.outputs[0]) == (expected,)
+
+
+def test_a_cast_to_32_bits_keeps_what_fits() -> None:
+    for value, expected in (2**31 - 1, True), (-(2**31), True), (2**31, False), (-(2**31) - 1, False):
+        given = const(np.int64([value, 1]))
+        assert contents(apply(nn.Cast(I32), given)) == ((value, 1) if expected else None)
+        assert contents(apply(nn.Cast(I64), given)) == (value, 1)
+    assert contents(apply(nn.Cast(BOOL), const(np.int64([1])))) is None
+
+
+def test_choices_and_positions() -> None:
+    c, a, b = const(np.array([True, False])), const(np.int64([1, 2])), const(np.int64([3]))
+    assert contents(apply(nn.Where(), c, a, b)) == (1, 3)
+    assert contents(apply(nn.Gather(), a, const(np.int64([-1, 0, -2])))) == (2, 1, 1)
+    assert contents(apply(nn.Slice((1,), (-9,), (0,), (-1,)), a)) == (2, 1)
+    assert contents(apply(nn.Concat(0), a, b, a)) == (1, 2, 3, 1, 2)
+    assert contents(apply(nn.Concat(0), *[const(np.zeros(32, np.int64))] * 2)) == (0,) * 64
+    assert contents(apply(nn.Concat(0), *[const(np.zeros(33, np.int64))] * 2)) is None
 
 
 def test_sizes_beyond_int64_are_not_known() -> None:
