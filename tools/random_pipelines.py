@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from amctc.cli.rules import rewrites_of
 from amctc.contract import Exact, Rounding
-from amctc.pipeline import Pass, Pipeline, Repeat, pass_names
+from amctc.pipeline import Pass, Pipeline, Repeat, installed
 from amctc.preset import load_preset
 from amctc.targets import DEFAULT_TARGET, load_profile
 from tools.random_cases import Case
@@ -16,7 +16,7 @@ from tools.random_cases import Case
 @functools.cache
 def _passes() -> Sequence[Pass]:
     """The passes that say results stay the same, up to rounding at most."""
-    items = [item for name in pass_names() for item in Pipeline.parse(name).passes]
+    items = [item for name in sorted(installed("amctc.passes")) for item in Pipeline.parse(name).passes]
     float_ones = [p for p in items if isinstance(p, Pass) and isinstance(p.contract.effect, Exact | Rounding)]
     return [p for p in float_ones if p.contract.idempotent]  # the others need samples
 

@@ -519,6 +519,7 @@ def test_interrupt(here):
 import os, signal, time
 import amctc.targets
 from amctc.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 amctc.targets.profile_names = lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))
 main()
 """
