@@ -7,7 +7,7 @@ import numpy as np
 from amctc.ir import Op, constant_data
 from amctc.ops import nn
 from amctc.targets import Profile
-from amctc.types import I4, I8, I32, QuantizedType, TensorType
+from amctc.types import I4, I8, I32, Array, QuantizedType, TensorType
 from amctc_passes.facts import is_quantized, quantized_type, stored_under
 from amctc_passes.quantize.layers import accumulator_scales, int4_obstacle
 
@@ -43,6 +43,12 @@ def weight_obstacle(op: Op, activation: QuantizedType, target: Profile) -> str |
     return None
 
 
+def _same_steps(scales: Array, steps: Array) -> bool:
+    """Whether a bias has these steps; either side may have one for all channels."""
+    fits = scales.size == steps.size or 1 in (scales.size, steps.size)
+    return fits and bool(np.allclose(scales, steps, rtol=STEP_ERROR, atol=0))
+
+
 def bias_obstacle(op: Op, activation: QuantizedType, weight: QuantizedType) -> str | None:
     """A bias that the accumulator cannot start from: it must be int32 in steps of scale_w · scale_d (N9)."""
     kind, bias = op.kind, op.operand(2)
@@ -55,6 +61,6 @@ def bias_obstacle(op: Op, activation: QuantizedType, weight: QuantizedType) -> s
     if elem.storage != I32:
         return f"its bias is stored as {elem.storage}"
     steps = accumulator_scales(kind, activation, weight)
-    if len(elem.scales) not in (1, len(steps)) or not np.allclose(elem.scale_array, steps, rtol=STEP_ERROR, atol=0):
+    if not _same_steps(elem.scale_array, np.asarray(steps)):
         return "its bias has other steps than weight scale times activation scale (N9)"
     return None

@@ -16,6 +16,7 @@ from amctc.pipeline import Context, Pipeline
 from amctc.targets import profile_names
 from amctc.types import F32, I4, I8, I16, I32, U8, Array, QuantizedType, ScalarType, TensorType
 from amctc_passes.facts import is_quantized
+from amctc_passes.quantize.stored_forms import bias_obstacle
 
 RNG = np.random.default_rng(15)
 ROWS = GraphInput("x", TensorType((2, 4), F32))
@@ -67,6 +68,7 @@ def test_what_the_target_computes_stays(run) -> None:
         one(nn.AveragePool((1, 1), (1,) * 4, (1, 1), (2, 2), False, True), dq(IMAGE), x=IMAGE),
         one(nn.MatMul(), dq(ROWS), stored((4, 3))),
         one(nn.Gemm(), dq(ROWS), stored((4, 3)), stored((3,), i32(0.125))),
+        one(nn.Gemm(), dq(ROWS), stored((4, 3)), stored((3,), i32(0.125, 0.125, 0.125))),
         one(nn.Gemm(), dq(ROWS), stored((4, 3), per_channel), stored((3,), i32(0.125, 0.25, 0.5))),
     ):
         result = run("legalize", graph)
@@ -135,6 +137,10 @@ REASONS = {
         "a weight scale is beyond float16",
     ),
     "float data, factors": (one(nn.Gemm(2.0), ROWS, stored((4, 3))), "Gemm with factors alpha or beta"),
+    "float weight": (
+        one(nn.MatMul(), dq(ROWS), const(np.ones((4, 3), np.float32))),
+        "only some of its operands are quantized",
+    ),
     "float bias": (
         one(nn.Gemm(), dq(ROWS), stored((4, 3)), const(np.ones(3, np.float32))),
         "its bias is not quantized",
@@ -199,6 +205,14 @@ def test_odd_int4_weights_return_to_float(run) -> None:
     result = run("legalize", one(nn.MatMul(), dq(rows), stored((3, 4), elem_of(I4)), x=rows))
     (note,) = result.notes
     assert "an int4 weight of an odd number of input channels, 3" in note.text
+
+
+def test_steps_of_a_bias_that_runs_over_other_channels_than_the_weight() -> None:
+    """Four scales along the wrong axis of the weight meet the three of the bias: an answer, not a broadcast error."""
+    weight = QuantizedType.per_axis((0.25,) * 4, 0)
+    layer = one(nn.Gemm(), dq(ROWS), stored((4, 3), weight), stored((3,), i32(0.125, 0.125, 0.125))).outputs[0].producer
+    assert layer is not None
+    assert "other steps" in str(bias_obstacle(layer, DATA, weight))
 
 
 def test_names_of_what_returns_to_float(run) -> None:
