@@ -85,6 +85,11 @@ class Plan:
         return self._keep
 
     @property
+    def last_use(self) -> Mapping[Value, int]:
+        """For each value that a step reads, the last such step by number."""
+        return self._last_use
+
+    @property
     def constant_bytes(self) -> int:
         """Bytes of the constants that the plan holds."""
         return sum(array.nbytes for array in self._constants.values())

@@ -54,17 +54,16 @@ def check_executor(graph: Graph, profile: Profile, executor: str, batches: Itera
 
 
 def _require_equal(executor: str, value: Value, given: Array, wanted: Array) -> None:
-    if given.dtype == wanted.dtype and given.shape == wanted.shape and _same_bits(given, wanted):
+    comparable = given.dtype == wanted.dtype and given.shape == wanted.shape
+    if comparable and _same_bits(given, wanted):
         return
     op = value.producer
     assert op is not None
-    if given.shape == wanted.shape and given.dtype == wanted.dtype:
-        different = given != wanted
-        where = f"{int(np.count_nonzero(different))} of {given.size} elements differ"
-    else:
-        where = f"{given.dtype} {given.shape} is not {wanted.dtype} {wanted.shape}"
+    finding = f"{given.dtype} {given.shape} is not {wanted.dtype} {wanted.shape}"
+    if comparable:
+        finding = f"{np.count_nonzero(given != wanted)} of {given.size} elements differ"
     raise ExecutorMismatchError(
-        f"executor {executor} computes {op.kind.op_name} differently from the reference: {where}",
+        f"executor {executor} computes {op.kind.op_name} differently from the reference: {finding}",
         where=printable(value.name or layer_name(op)), remedy="please report it; meanwhile use another executor",
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from amctc.types import Array, ScalarType, TensorType
 
 @dataclass(frozen=True)
 class ListedStep:
-    """One step: the ``layer``, the op kinds it computes, how, its results' types, their bytes, and those alive then.
+    """One step: the ``layer``, the op kinds it computes, how, the bytes of its results, and of all values alive then.
 
     ``None`` stands for what is not known because some size is not.
     """
@@ -23,7 +24,6 @@ class ListedStep:
     layer: str
     ops: str
     kernel: str
-    results: str
     result_bytes: int | None
     alive_bytes: int | None
 
@@ -43,18 +43,16 @@ class Listing:
 
 def listed(plan: Plan) -> Listing:
     """The listing of a plan; sizes are known where the graph's types have no free dimension."""
-    last = {o: i for i, step in enumerate(plan.steps) for o in step.operands if o is not None}
-    alive: dict[Value, int | None] = {v: value_bytes(v.type) for v in plan.graph.inputs}
+    alive: dict[Value, int | None] = {v: _host_bytes(v.type) for v in plan.graph.inputs}
     steps, peak, fullest = [], _total(alive), ""
     for index, step in enumerate(plan.steps):
-        made = {r: value_bytes(r.type) for r in step.results}
+        made = {r: _host_bytes(r.type) for r in step.results}
         alive |= made
         now = _total(alive)
-        steps.append(ListedStep(step.layer, _kinds(step), _described(step), _types(step), _total(made), now))
+        steps.append(ListedStep(step.layer, _kinds(step), _described(step), _total(made), now))
         if peak is not None and (now is None or now > peak):
             peak, fullest = now, step.layer
-        kept = set(plan.kept)
-        alive = {v: size for v, size in alive.items() if v in kept or last.get(v, -1) > index}
+        alive = {v: size for v, size in alive.items() if v in plan.kept or plan.last_use.get(v, -1) > index}
     return Listing(tuple(steps), plan.constant_bytes, peak, fullest)
 
 
@@ -70,15 +68,12 @@ def measured_peak(plan: Plan) -> int:
         tracemalloc.stop()
 
 
-def value_bytes(type_: TensorType) -> int | None:
+def _host_bytes(type_: TensorType) -> int | None:
     """Bytes of a value in this machine's memory; 4-bit integers take one each."""
-    if (
-        type_.shape is None
-        or not all(isinstance(d, int) for d in type_.shape)
-        or not isinstance(type_.elem, ScalarType)
-    ):
+    if type_.shape is None or not isinstance(type_.elem, ScalarType):
         return None
-    return int(np.prod([int(d) for d in type_.dims if isinstance(d, int)], dtype=np.int64)) * type_.elem.dtype.itemsize
+    sizes = [d for d in type_.shape if isinstance(d, int)]
+    return math.prod(sizes) * type_.elem.dtype.itemsize if len(sizes) == len(type_.shape) else None
 
 
 def _total(sizes: dict[Value, int | None]) -> int | None:
@@ -95,10 +90,6 @@ def _described(step: Step) -> str:
     """How the kernel says it computes; kernels that are plain functions say nothing."""
     kernel: object = step.kernel
     return str(kernel) if type(kernel).__str__ is not object.__str__ else ""
-
-
-def _types(step: Step) -> str:
-    return ", ".join(str(r.type) for r in step.results)
 
 
 def _zeros(value: GraphInput) -> Array:

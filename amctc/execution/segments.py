@@ -33,18 +33,20 @@ class RuntimeSegments:
         readers = _readers(ops)
         joined: list[Form] = []
         inside: set[Value] = set()
+        weight_bytes = 0
         for op in ops:
             if op in forms.absorbed:
                 continue
             form = forms.by_op.get(op)
-            full = form is not None and sum(f.weight_bytes for f in joined) + form.weight_bytes > LARGEST_SEGMENT
+            full = form is not None and weight_bytes + form.weight_bytes > LARGEST_SEGMENT
             if full or (form is None and any(o in inside for o in op.operands)):
                 yield from _settled(joined, readers, kept)
-                joined, inside = [], set()
+                joined, inside, weight_bytes = [], set(), 0
             if form is None:
                 yield op
             else:
                 joined.append(form)
+                weight_bytes += form.weight_bytes
                 inside.update(op.results)
         yield from _settled(joined, readers, kept)
 

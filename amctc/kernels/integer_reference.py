@@ -1,7 +1,7 @@
 """The integer layers as their rules say, in plain NumPy: what the fast kernels must equal.
 
-No packing, no float32 products, no blocks: int64 throughout, so every sum is exact, and saturation or wrapping once at
-the end (N7).
+No packing, no float32 products, no blocks: int64 throughout, so every sum is exact. Saturation or wrapping into int32
+comes once, at the end (N7).
 """
 
 from __future__ import annotations
@@ -21,25 +21,6 @@ Int64 = NDArray[np.int64]
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
-def reference_conv(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    *,
-    strides: tuple[int, ...],
-    pads: tuple[int, ...],
-    dilations: tuple[int, ...],
-    group: int = 1,
-    offset_x: int = 0,
-) -> Int32:
-    """saturate32(Σ w · q + bias − offset_x · Σ w), q = ``offset_x`` outside the input (N7, N8).
-
-    Shapes as :func:`amctc.kernels.integer_linear.prepare_conv`.
-    """
-    return saturate32(conv_sums(x, weight, bias, strides=strides, pads=pads, dilations=dilations, group=group,
-                                offset_x=offset_x))  # fmt: skip
-
-
 def conv_sums(
     x: Array,
     weight: Array,
@@ -51,7 +32,10 @@ def conv_sums(
     group: int = 1,
     offset_x: int = 0,
 ) -> Int64:
-    """The accumulators of :func:`reference_conv` before they are brought into int32."""
+    """Σ w · q + bias − offset_x · Σ w, q = ``offset_x`` outside the input (N7, N8).
+
+    Shapes as :func:`amctc.kernels.integer_linear.prepare_conv`.
+    """
     rank, batch, outputs = x.ndim - 2, len(x), len(weight)
     around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
     padded = np.pad(x.astype(np.int64), around, constant_values=offset_x)
@@ -69,25 +53,6 @@ def conv_sums(
     return sums
 
 
-def reference_conv_transpose(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    *,
-    strides: tuple[int, ...],
-    pads: tuple[int, ...],
-    output_padding: tuple[int, ...] = (),
-    group: int = 1,
-    offset_x: int = 0,
-) -> Int32:
-    """saturate32(Σ w · (q − offset_x) + bias), each input spread over the outputs it meets (N7, N8).
-
-    Shapes as :func:`amctc.kernels.integer_transposed.prepare_conv_transpose`.
-    """
-    return saturate32(conv_transpose_sums(x, weight, bias, strides=strides, pads=pads, output_padding=output_padding,
-                                          group=group, offset_x=offset_x))  # fmt: skip
-
-
 def conv_transpose_sums(
     x: Array,
     weight: Array,
@@ -99,7 +64,10 @@ def conv_transpose_sums(
     group: int = 1,
     offset_x: int = 0,
 ) -> Int64:
-    """The accumulators of :func:`reference_conv_transpose` before they are brought into int32."""
+    """Σ w · (q − offset_x) + bias, each input spread over the outputs it meets (N7, N8).
+
+    Shapes as :func:`amctc.kernels.integer_transposed.prepare_conv_transpose`.
+    """
     batch, channels, *spatial = x.shape
     rank, kernel, per_group = len(spatial), weight.shape[2:], weight.shape[1]
     extra = output_padding or (0,) * rank
@@ -117,13 +85,8 @@ def conv_transpose_sums(
     return sums
 
 
-def reference_gemm(x: Array, weight: Array, bias: Array | None = None, *, offset_x: int = 0) -> Int32:
-    """saturate32(x @ weight + bias − offset_x · Σ w), x (…, K), weight (K, N) (N7, N8)."""
-    return saturate32(gemm_sums(x, weight, bias, offset_x=offset_x))
-
-
 def gemm_sums(x: Array, weight: Array, bias: Array | None = None, *, offset_x: int = 0) -> Int64:
-    """The accumulators of :func:`reference_gemm` before they are brought into int32."""
+    """x @ weight + bias − offset_x · Σ w, x (…, K), weight (K, N) (N7, N8)."""
     folded = (0 if bias is None else bias.astype(np.int64)) - offset_x * weight.sum(axis=0, dtype=np.int64)
     sums: Int64 = x.astype(np.int64) @ weight.astype(np.int64) + folded
     return sums
