@@ -71,7 +71,7 @@ def compress(
     path: AnyPath | None = None,
     target: str | Profile = DEFAULT_TARGET,
     out: AnyPath | None = None,
-    preset: str = "default",
+    preset: str = "balanced",
     options: Mapping[str, Mapping[str, Any]] | None = None,
     preprocess: str | None = None,
     seed: int = 0,

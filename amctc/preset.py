@@ -28,7 +28,7 @@ class Preset:
 
     ``prepare`` takes a float graph to a float graph, ``balance`` does so by what samples show; ``quantize`` takes it
     to a QDQ graph, ``lower`` that to the target's ops. ``adopt`` takes the place of all but the last for a model that
-    brings its quantizers: QDQ to QDQ. A file with ``extends = "default"`` takes what it leaves out from that preset.
+    brings its quantizers: QDQ to QDQ. A file with ``extends = "balanced"`` takes what it leaves out from that preset.
     """
 
     name: str

@@ -47,10 +47,10 @@ def _settings() -> Iterator[Bad]:
         "extends itself": b'extends = "p.toml"', "extends nothing": b'extends = "none"',
         "extends a list": b"extends = [1]",
         "extends a device": b'extends = "/dev/zero.toml"',
-        "an unknown pass": b'extends = "default"\nprepare = "nothing"',
-        "nested repeats": b'extends = "default"\nprepare = "' + b"repeat(" * 500 + b'"', "a number": b"prepare = 1",
+        "an unknown pass": b'extends = "balanced"\nprepare = "nothing"',
+        "nested repeats": b'extends = "balanced"\nprepare = "' + b"repeat(" * 500 + b'"', "a number": b"prepare = 1",
         "control": b'extends = "\\u001b[31m"',
-        "an endless repeat": b'extends = "default"\nprepare = "repeat()"\nquantize = "x"',
+        "an endless repeat": b'extends = "balanced"\nprepare = "repeat()"\nquantize = "x"',
     }  # fmt: skip
     for name, data in presets.items():
         yield Bad("preset", name, compress("s.npz", "--preset", "p.toml"), with_model(**{"p.toml": data}))

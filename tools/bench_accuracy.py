@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Accuracy of compressed models: float, integer run, agreement, SQNR, time and memory, one line per model.
 
-    python tools/bench_accuracy.py DATA [--models NAME ...] [--preset default] [--calibration 100]
+    python tools/bench_accuracy.py DATA [--models NAME ...] [--preset balanced] [--calibration 100]
 
 DATA is a folder with ``models/``, ``imagenet/`` (images and labels.csv) and ``data/*.npz`` (labelled images). The first
 samples calibrate, all others test. Every model runs in a process of its own, so that peak memory is its own.
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--preset", default="default")
+    parser.add_argument("--preset", default="balanced")
     parser.add_argument("--calibration", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

@@ -4,7 +4,7 @@
     python -m tools.bench_low_bits DATA [--models NAME ...] [--variants NAME ...] [--calibration 100] [--test 400]
     python -m tools.bench_low_bits DATA --weight-only --models vit_fashion
 
-DATA as in ``tools.bench_accuracy``. Preparation, balancing and ranges are those of the preset ``default`` and are done
+DATA as in ``tools.bench_accuracy``. Preparation, balancing and ranges are those of the preset ``balanced`` and are done
 once; then each variant rounds the same graph. With ``--weight-only`` there are neither balancing nor ranges. Top-1,
 agreement with the float model and SQNR are of the QDQ model run by ONNX Runtime, on samples behind those that
 calibrate. Seconds are CPU time.
@@ -52,7 +52,7 @@ def quantized_until_weights(
     model: Path, samples: Samples, balance: str | None, *, weight_only: bool
 ) -> tuple[Graph, Context]:
     """The graph of a model with its quantizers placed, and the context that calibrated it."""
-    context, preset = Context(samples=samples), load_preset("default")
+    context, preset = Context(samples=samples), load_preset("balanced")
     graph = preset.prepare.run(amctc.load(model), context).graph
     if weight_only:
         return graph, context

@@ -66,7 +66,7 @@ def prepare_model(data: bytes) -> None:
     from amctc.pipeline import Context
     from amctc.preset import load_preset
 
-    load_preset("default").prepare.run(load(_file("m.onnx", data)), Context())
+    load_preset("balanced").prepare.run(load(_file("m.onnx", data)), Context())
 
 
 def read_samples(name: str, build: Callable[[], onnx.ModelProto], data: bytes) -> None:

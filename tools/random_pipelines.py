@@ -31,7 +31,7 @@ def _owners(rule: str) -> Sequence[Pass]:
 @functools.cache
 def prepare_stage() -> Pipeline:
     """The prepare stage of the default preset."""
-    return load_preset("default").prepare
+    return load_preset("balanced").prepare
 
 
 def drawn_pipeline(case: Case) -> Pipeline:

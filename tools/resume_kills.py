@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="kills, at least")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    load_preset("default")
+    load_preset("balanced")
     kills = resumed = findings = refused = 0
     while kills < arguments.count:
         draw = random.Random(f"{arguments.seed} {resumed}")

@@ -59,10 +59,10 @@ FILE_NOTES = {
 @calibration_options
 @click.option(
     "--preset",
-    default="default",
+    default="balanced",
     show_default=True,
     metavar="NAME",
-    help="default, fast, weight-only, another one installed, or a .toml file.",
+    help="balanced, fast, weight-only, another one installed, or a .toml file.",
 )
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
 @click.option("--tensor", multiple=True, metavar="OP",

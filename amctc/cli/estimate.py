@@ -100,7 +100,7 @@ def _prepared(graph: Graph) -> Callable[[Profile], Graph]:
     from amctc.pipeline import Context
     from amctc.preset import load_preset
 
-    prepared = load_preset("default").prepare.run(graph, Context()).graph
+    prepared = load_preset("balanced").prepare.run(graph, Context()).graph
     return lambda profile: prepared
 
 

@@ -55,7 +55,7 @@ class Recipe:
     @classmethod
     def of(
         cls, model: str | PathLike[str] | Graph, samples: Samples | Iterable[Any], *, behind: int | None = None,
-        evaluator: Evaluator | None = None, target: str | Profile = DEFAULT_TARGET, preset: str = "default",
+        evaluator: Evaluator | None = None, target: str | Profile = DEFAULT_TARGET, preset: str = "balanced",
         options: Mapping[str, Mapping[str, Any]] | None = None, path: str | PathLike[str] | None = None,
         **settings: Any,
     ) -> Recipe:  # fmt: skip

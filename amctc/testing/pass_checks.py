@@ -235,7 +235,7 @@ def _meets(item: Pass, graph: Graph) -> bool:
 @functools.cache
 def _preset_stages(brought: bool) -> tuple[tuple[Pass, ...], ...]:
     """The passes of every installed preset, the default first; of what it does with models that bring quantizers."""
-    presets = map(load_preset, sorted(installed("amctc.presets"), key=lambda name: (name != "default", name)))
+    presets = map(load_preset, sorted(installed("amctc.presets"), key=lambda name: (name != "balanced", name)))
     texts = [str(preset.adopting() if brought else preset) for preset in presets]
     return tuple(_flattened(Pipeline.parse(text).passes) for text in texts)
 

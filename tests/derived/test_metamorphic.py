@@ -42,7 +42,7 @@ from amctc.types import F16, F32, I8, I32, Array, QuantizedType, TensorType
 from tools.random_forms import odd_names, shuffled
 
 Samples = Sequence[Mapping[str, Array]]
-PREPARE = load_preset("default").prepare
+PREPARE = load_preset("balanced").prepare
 QUANTIZE = Pipeline.parse(f"{load_preset('fast')},{COMPILE_FUSED}")
 """As fast as the smallest preset: what is related does not depend on how ranges and roundings are searched."""
 

@@ -51,7 +51,7 @@ def made(name: str) -> Pass:
 @cache
 def stages() -> tuple[Pass, ...]:
     """The passes of the default preset, then those that run when its result is loaded."""
-    passes = (*Pipeline.parse(str(load_preset("default"))).passes, *Pipeline.parse(COMPILE_FUSED).passes)
+    passes = (*Pipeline.parse(str(load_preset("balanced"))).passes, *Pipeline.parse(COMPILE_FUSED).passes)
     return tuple(p for item in passes for p in once(item))
 
 
@@ -127,7 +127,7 @@ def test_contract_on_drawn_graphs(name: str) -> None:
 
 def test_the_default_preset_on_drawn_graphs() -> None:
     """Every pass of it, each on what those before it made, and the same bytes under other hash seeds."""
-    report = check_pipeline(str(load_preset("default")), examples=max(10, default_examples() // 4), minimum_changes=5)
+    report = check_pipeline(str(load_preset("balanced")), examples=max(10, default_examples() // 4), minimum_changes=5)
     assert report.firings
 
 

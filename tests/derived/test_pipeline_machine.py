@@ -32,7 +32,7 @@ from amctc.verify import verify
 
 Item = Pass | Repeat
 
-DEFAULT = Pipeline.parse(str(load_preset("default"))).passes
+DEFAULT = Pipeline.parse(str(load_preset("balanced"))).passes
 OPTIONS = ("observe{bins=512 moving-average}", "place-qdq{method=min-max symmetric}", "mask-weights{sparsity=0.25}",
            "place-qdq{method=moving-average override=[\"*{bits=4}\"]}", "round-weights{correct-bias=false}",
            "repeat(fold-batch-norm,fold-affine)", "split-low-rank{ratio=0.5}", "roll-back{sqnr=80.0}")  # fmt: skip

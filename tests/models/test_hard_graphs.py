@@ -36,7 +36,7 @@ def test_float(name: str) -> None:
     """Imported, prepared for quantization and exported it computes the same, as ONNX Runtime says of both files."""
     built, feeds = FLOAT_MODELS[name]()
     tally = Tally()
-    examine(Case(name, import_model(built), built, feeds, SeededSource(0)), load_preset("default").prepare, tally)
+    examine(Case(name, import_model(built), built, feeds, SeededSource(0)), load_preset("balanced").prepare, tally)
     assert tally.compared, tally.not_run
 
 

@@ -30,7 +30,7 @@ def scored(preset: str, *options: tuple[str, str, object]) -> Evaluation:
 
 def test_four_bits_lose_little_of_what_rounding_to_nearest_loses() -> None:
     nearest = scored("fast", ("quantize-weights", "bits", 4))
-    found = scored("default", ("round-weights", "bits", 4), ("roll-back", "budget", 0.0))
+    found = scored("balanced", ("round-weights", "bits", 4), ("roll-back", "budget", 0.0))
     real = evaluate(Session(MODEL), samples(examples.test_path()))
     assert found.sqnr_db > nearest.sqnr_db + 6
     assert found.top1 >= real.top1 - 0.015

@@ -26,9 +26,9 @@ def place_qdq(pipeline: Pipeline) -> Pass:
 
 
 def test_default_is_installed() -> None:
-    assert "default" in preset_names()
-    preset = load_preset("default")
-    assert preset.name == "default"
+    assert "balanced" in preset_names()
+    preset = load_preset("balanced")
+    assert preset.name == "balanced"
     assert preset.description
     assert all(s.passes for s in preset.stages)
 
@@ -70,7 +70,7 @@ def test_a_preset_extends_another(file: Path, tmp_path: Path) -> None:
     path.write_text(f'extends = "{file}"\nquantize = "observe{{bins=512}}"\n')
     assert str(load_preset(str(path))) == "drop-identity,observe{bins=512},legalize"
     assert load_preset(str(path)).description == ""
-    assert str(load_preset("weight-only").prepare) == str(load_preset("default").prepare)
+    assert str(load_preset("weight-only").prepare) == str(load_preset("balanced").prepare)
 
 
 def test_presets_that_extend_each_other(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_presets_that_extend_each_other(tmp_path: Path) -> None:
     second.write_text(f'extends = "{first}"\n')
     with pytest.raises(InputError, match="extends itself"):
         load_preset(str(first))
-    first.write_text('extends = "defalt"\n')
-    with pytest.raises(UsageError, match="unknown preset 'defalt'"):
+    first.write_text('extends = "balnced"\n')
+    with pytest.raises(UsageError, match="unknown preset 'balnced'"):
         load_preset(str(first))
 
 
@@ -121,8 +121,8 @@ def test_too_large_and_missing_files(tmp_path: Path) -> None:
 
 
 def test_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"unknown preset 'defalt'.*default"):
-        load_preset("defalt")
+    with pytest.raises(UsageError, match=r"unknown preset 'balnced'.*balanced"):
+        load_preset("balnced")
 
 
 def test_options_of_passes_are_changed(file: Path) -> None:

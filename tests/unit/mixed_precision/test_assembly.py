@@ -33,7 +33,7 @@ from amctc.types import F32, TensorType
 from amctc.verify import verify
 from tests.unit.mixed_precision.networks import LAYERS, chain, samples
 
-PRESETS = ("fast", "default")
+PRESETS = ("fast", "balanced")
 
 
 def space(graph: Graph, preset: str = "fast", candidates: tuple[str, ...] = CANDIDATES) -> Space:
@@ -149,7 +149,7 @@ def test_graphs_that_do_not_correspond_are_refused() -> None:
 
 
 def test_refused_candidates() -> None:
-    stages, target = load_preset("default"), load_profile("ascend910b1")
+    stages, target = load_preset("balanced"), load_profile("ascend910b1")
     assert require_candidates(["w4a8", "f16"], stages, target) == ("f16", "w4a8")
     with pytest.raises(UsageError, match="no candidate 'w2a8'; candidates are f16, w8a8, w4a8"):
         require_candidates(["w2a8"], stages, target)

@@ -78,7 +78,7 @@ def test_no_layer_is_left_in_float_needlessly(more: float) -> None:
 def test_what_the_preset_rolled_back_stays_in_float() -> None:
     """One layer whose data are cut off is rolled back, which is not enough; others join it."""
     cut = {"override": ["second{method=percentile percentile=60.0}"]}
-    settings = {"preset": "default", "options": {"place-qdq": cut, "roll-back": {"sqnr": 100.0, "budget": 0.4}}}
+    settings = {"preset": "balanced", "options": {"place-qdq": cut, "roll-back": {"sqnr": 100.0, "budget": 0.4}}}
     plain = compress_to_goal(chain(), samples(chain()), Goal(min_sqnr=0.0), **settings).report
     rolled = {layer.name for layer in plain.layers if layer.action == "float"}
     assert rolled == {"second"}

@@ -114,14 +114,14 @@ def network() -> Graph:
 
 def test_two_of_four_holds_after_every_pass() -> None:
     assert "c has more than two of four" in (TWO_OF_FOUR.violation(network()) or "")
-    result = run(f"mask-n-of-m,{load_preset('default')},{COMPILE_FUSED}", network())
+    result = run(f"mask-n-of-m,{load_preset('balanced')},{COMPILE_FUSED}", network())
     assert len(result.trace) > 12
     for name, graph in result.trace:
         assert TWO_OF_FOUR.violation(graph) is None, name
 
 
 def test_the_integers_have_the_form_of_the_wire() -> None:
-    lowered = run(f"mask-n-of-m,{load_preset('default')}", network()).graph
+    lowered = run(f"mask-n-of-m,{load_preset('balanced')}", network()).graph
     layers = [op for op in lowered.ops if isinstance(op.kind, ascend.Conv | ascend.MatMul)]
     assert len(layers) == 2
     for op in layers:

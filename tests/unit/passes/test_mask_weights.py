@@ -138,7 +138,7 @@ def test_zeros_stay_zeros_to_the_integers_of_the_chip() -> None:
     graph = Graph((x,), (y,), ("y",))
     samples = [{"x": RNG.standard_normal((4, 4, 6, 6)).astype(np.float32)}]
     masked = run("mask-weights{sparsity=0.7}", graph)
-    lowered = run(str(load_preset("default")), masked.graph, samples=samples).graph
+    lowered = run(str(load_preset("balanced")), masked.graph, samples=samples).graph
     integers = _layers(lowered, ascend.Conv | ascend.MatMul)
     assert [i.dtype for i in integers] == [np.int8] * 3
     for before, after in zip(weights_of(masked.graph), integers, strict=True):
