@@ -8,9 +8,11 @@ with it.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +21,7 @@ from amctc.intervals import EVERYTHING, RANGES, Interval, activated
 from amctc.ir import Graph, Op, Value, constant_data
 from amctc.schema import Trait
 
-__all__ = ["EVERYTHING", "Interval", "Use", "backward", "forward", "is_identity", "uses", "value_range"]
+__all__ = ["EVERYTHING", "Interval", "Use", "backward", "forward", "is_identity", "use_counts", "uses", "value_range"]
 
 T = TypeVar("T")
 
@@ -67,6 +69,12 @@ class Use(NamedTuple):
 
     op: Op | None
     position: int
+
+
+@backward
+def use_counts(graph: Graph) -> Mapping[Value | None, int]:
+    """How often each value is read, graph outputs included: the lengths of :func:`uses`, for much less time."""
+    return Counter(itertools.chain(itertools.chain.from_iterable([op.operands for op in graph.ops]), graph.outputs))
 
 
 @backward

@@ -12,7 +12,7 @@ def collector_paused() -> Iterator[None]:
     """Building a graph makes the collector look at all of it again and again, and nothing of it is garbage.
 
     Measured: it takes a third of the time to rewrite 100 000 nodes. Graphs themselves are freed by it alone (an op and
-    its results refer to each other), so pause it for one pass at a time at most.
+    its results refer to each other), so pause it for one pass at a time at most. Works as a decorator, too.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -167,7 +167,7 @@ class DeferredData(Data):
             if not isinstance(node, DeferredData):
                 done[id(node)] = node.read()
                 continue
-            done[id(node)] = node._evaluate([done[id(i)] for i in node.inputs])
+            done[id(node)] = node.evaluated([done[id(i)] for i in node.inputs])
             for used in map(id, node.inputs):
                 awaited[used] -= 1
                 if not awaited[used]:
@@ -191,7 +191,8 @@ class DeferredData(Data):
                 order.append(node)
         return order
 
-    def _evaluate(self, arrays: list[Array]) -> Array:
+    def evaluated(self, arrays: list[Array]) -> Array:
+        """What the recipe makes of the contents of the inputs."""
         result = np.asarray(self.recipe(*arrays))
         if result.shape != self.shape or result.dtype != self.dtype:
             raise AssertionError(
@@ -206,4 +207,6 @@ def deferred(
 ) -> Data:
     """Data computed from ``inputs``: evaluated now when the result is small, else when it is read."""
     data = DeferredData(label, recipe, inputs, shape, np.dtype(dtype))
-    return ArrayData(data.read()) if data.nbytes <= EAGER_BYTES else data
+    if data.nbytes > EAGER_BYTES:
+        return data
+    return ArrayData(data.evaluated([i.read() for i in inputs]))

@@ -7,7 +7,7 @@ result types: an ill-typed op cannot exist either.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from amctc.data import ArrayData, Data
 from amctc.errors import AmctcError, VerificationError
 from amctc.schema import OpKind, register
-from amctc.types import Array, Elem, TensorType, merge_types, require, scalar_of, shapes_agree
+from amctc.types import Array, Elem, ScalarType, TensorType, merge_types, require, scalar_of, shapes_agree
 
 
 class Origin(NamedTuple):
@@ -30,14 +30,17 @@ Origins = tuple[Origin, ...]
 _origins: ContextVar[Origins] = ContextVar("origins", default=())
 
 
-@contextlib.contextmanager
-def provenance(origins: Origins) -> Iterator[None]:
+class provenance:
     """Ops built inside descend from ``origins`` unless told otherwise."""
-    token = _origins.set(origins)
-    try:
-        yield
-    finally:
-        _origins.reset(token)
+
+    def __init__(self, origins: Origins) -> None:
+        self._new = origins
+
+    def __enter__(self) -> None:
+        self._token = _origins.set(self._new)
+
+    def __exit__(self, *error: object) -> None:
+        _origins.reset(self._token)
 
 
 def union_origins(*several: Origins) -> Origins:
@@ -135,7 +138,7 @@ def build(
     """Build an op, inferring its result types; raises :class:`TypeConstraintError` when they cannot be."""
     while operands and operands[-1] is None:
         operands = operands[:-1]
-    types = tuple(None if o is None else o.type for o in operands)
+    types = tuple([None if o is None else o.type for o in operands])
     kind.check_arity(types)
     results = kind.infer_with([constant_data(o) for o in operands], *types)
     if names is None:
@@ -151,15 +154,19 @@ def apply(kind: OpKind, *operands: Value | None, name: str | None = None, origin
 
 def with_operands(op: Op, operands: tuple[Value | None, ...]) -> Op:
     """``op`` on other operands: attributes, result names and origins kept, types inferred again if any changed."""
-    old = tuple(None if o is None else o.type for o in op.operands)
-    new = tuple(None if o is None else o.type for o in operands)
-    names = tuple(r.name for r in op.results)
-    if old == new:
-        return Op(op.kind, operands, tuple(r.type for r in op.results), names, op.origins)
+    names = tuple([r.name for r in op.results])
+    if len(op.operands) == len(operands) and all(map(_same_type, op.operands, operands)):
+        return Op(op.kind, operands, tuple([r.type for r in op.results]), names, op.origins)
     try:
         return build(op.kind, *operands, names=names, origins=op.origins)
     except AmctcError as error:
         raise error.located(layer_name(op)) from None
+
+
+def _same_type(old: Value | None, new: Value | None) -> bool:
+    if old is new:
+        return True
+    return old is not None and new is not None and (old.type is new.type or old.type == new.type)
 
 
 @register("const")
@@ -172,9 +179,17 @@ class Constant(OpKind):
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         """C1: the data is stored in the NumPy type of the element type."""
-        fits = self.data.dtype == self.elem.dtype
-        self.require(fits, 1, lambda: f"{self.data.dtype} data for elements of {self.elem}")
-        return (TensorType(self.data.shape, self.elem),)
+        data, elem = self.data, self.elem
+        if data.dtype != elem.dtype:
+            self.require(False, 1, f"{data.dtype} data for elements of {elem}")
+        plain = type(elem) is ScalarType  # quantizers are kept as they are, though others may be equal
+        return (_constant_type(data.shape, elem) if plain else TensorType(data.shape, elem),)
+
+
+@functools.lru_cache(4096)
+def _constant_type(shape: tuple[int, ...], elem: Elem) -> TensorType:
+    """Shared, as :meth:`OpKind.inferred` shares the types of other results."""
+    return TensorType(shape, elem)
 
 
 def const(
@@ -182,13 +197,14 @@ def const(
 ) -> Result:
     """A constant value. ``elem`` defaults to the array's own type; give it for quantized or int4 contents."""
     data = value if isinstance(value, Data) else ArrayData(value)
-    return apply(Constant(data, scalar_of(data.dtype) if elem is None else elem), name=name, origins=origins)
+    kind = Constant(data, scalar_of(data.dtype) if elem is None else elem)
+    return Op(kind, (), kind.infer(), (name,), _origins.get() if origins is None else origins).results[0]
 
 
 def constant_data(value: Value | None) -> Data | None:
     """The contents of a constant, ``None`` for any other value."""
-    kind = value.producer.kind if value is not None and value.producer is not None else None
-    return kind.data if isinstance(kind, Constant) else None
+    op = None if value is None else value.producer
+    return op.kind.data if op is not None and isinstance(op.kind, Constant) else None
 
 
 LAYER_OP_TYPES = frozenset({"AveragePool", "Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -239,10 +255,13 @@ class Graph:
         for op in self.ops:
             yield from op.results
 
-    def with_outputs(self, outputs: tuple[Value, ...], names: tuple[str, ...] | None = None) -> Graph:
-        """The graph that computes other outputs from the same inputs."""
+    def with_outputs(
+        self, outputs: tuple[Value, ...], names: tuple[str, ...] | None = None, *, order: tuple[Op, ...] | None = None
+    ) -> Graph:
+        """The graph that computes other outputs from the same inputs; ``order``, where known, is its :attr:`ops`."""
         names = self.output_names if names is None else names
-        return Graph(self.inputs, outputs, names, self.name, self.metadata, self.declared)
+        memo = {} if order is None else {"ops": order}
+        return Graph(self.inputs, outputs, names, self.name, self.metadata, self.declared, memo)
 
     def output_type(self, index: int) -> TensorType:
         """What is known of an output: its value's type, with sizes that were declared and cannot be inferred."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from amctc.analysis import Use
-from amctc.ir import Op, Value, constant_data
+from amctc.analysis import Use, use_counts, uses
+from amctc.ir import Graph, Op, Value, constant_data
 from amctc.pattern import AnyValue, Bindings, Either, Match, Number, OpPattern, Pattern, Weight
 from amctc.schema import Trait
 
@@ -27,16 +27,35 @@ class Mismatch:
 class Matcher:
     """Matches patterns in one graph. ``explain`` makes failures remember their reasons, which costs time."""
 
-    def __init__(self, uses: dict[Value, tuple[Use, ...]], explain: bool = False) -> None:
-        self._uses, self._explain = uses, explain
+    def __init__(self, graph: Graph, explain: bool = False) -> None:
+        self._graph, self._explain = graph, explain
         self.nearest: Mismatch | None = None
 
     def match(self, pattern: OpPattern[Any], value: Value) -> Match | None:
         """The first match of ``pattern`` with its root at ``value``, operand orders tried left to right."""
         self.nearest = None
-        for bindings in self._solve([(pattern, value, True)], {}):
-            return Match(pattern, bindings)
-        return None
+        if pattern.has_choices or self._explain:
+            for bindings in self._solve([(pattern, value, True)], {}):
+                return Match(pattern, bindings)
+            return None
+        found: Bindings = {}
+        return Match(pattern, found) if self._binds(pattern, value, found) else None
+
+    def _binds(self, pattern: Pattern[Any], value: Value | None, bindings: Bindings) -> bool:
+        """Whether a pattern without choices matches: there is one way then, and ``bindings`` gets it. Deep as it."""
+        if pattern in bindings:
+            return bindings[pattern] is value
+        if not isinstance(pattern, OpPattern):
+            bindings[pattern] = value
+            return self._mismatch(pattern, value) is None
+        op = self._produced(pattern, value, bindings)
+        if op is None:
+            return False
+        bindings[pattern] = value
+        for index, operand in enumerate(pattern.operands or ()):
+            if not self._binds(operand, op.operands[index] if index < len(op.operands) else None, bindings):
+                return False
+        return True
 
     def _fail(self, bindings: Bindings, reason: Callable[[], str], value: Value | None) -> None:
         if self._explain:
@@ -74,23 +93,24 @@ class Matcher:
         elif isinstance(pattern, Either):
             for choice in pattern.choices:
                 yield bound, [(choice, value, root)]
-        elif isinstance(pattern, Weight):
-            if constant_data(value) is not None or (value is None and pattern.optional):
-                yield bound, []
-            else:
-                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not a constant", value)
-        elif isinstance(pattern, Number):
-            if pattern.read(value) is not None:
-                yield bound, []
-            else:
-                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not that number", value)
-        elif isinstance(pattern, AnyValue):
-            constant = constant_data(value) is not None
-            if (value is None and pattern.optional) or (value is not None and pattern.constant in (None, constant)):
-                yield bound, []
-            else:
-                wanted = "present" if value is None else "a constant" if pattern.constant else "computed"
-                self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not {wanted}", value)
+        elif (wanted := self._mismatch(pattern, value)) is None:
+            yield bound, []
+        else:
+            self._fail(bindings, lambda: f"{pattern.described()} is {_found(value)}, not {wanted}", value)
+
+    @staticmethod
+    def _mismatch(pattern: Pattern[Any], value: Value | None) -> str | None:
+        """What ``value`` is not but should be for a pattern that stands for no op; ``None`` where it fits."""
+        if isinstance(pattern, AnyValue):
+            if value is None:
+                return None if pattern.optional else "present"
+            if pattern.constant is None or pattern.constant == (constant_data(value) is not None):
+                return None
+            return "a constant" if pattern.constant else "computed"
+        if isinstance(pattern, Weight):
+            return None if constant_data(value) is not None or (value is None and pattern.optional) else "a constant"
+        assert isinstance(pattern, Number)
+        return None if pattern.read(value) is not None else "that number"
 
     def _produced(self, pattern: OpPattern[Any], value: Value | None, bindings: Bindings) -> Op | None:
         """The op that makes ``value``, if it fits the pattern apart from its operands."""
@@ -106,13 +126,13 @@ class Matcher:
         if (refusal := pattern.refusal(op.kind)) is not None:
             self._fail(bindings, lambda: f"{_found(value)}: wanted {refusal}", value)
             return None
-        used = self._uses.get(value, ())
-        if pattern.uses is not None and len(used) != pattern.uses:
-            plural = "" if len(used) == 1 else "s"
-            self._fail(bindings, lambda: f"{_found(value)} has {len(used)} use{plural}, not {pattern.uses}", value)
+        if pattern.uses is not None and (used := use_counts(self._graph).get(value, 0)) != pattern.uses:
+            plural = "" if used == 1 else "s"
+            self._fail(bindings, lambda: f"{_found(value)} has {used} use{plural}, not {pattern.uses}", value)
             return None
         if pattern.readers is not None:
-            other = next((u for u in used if u.op is None or not isinstance(u.op.kind, pattern.readers)), None)
+            read = uses(self._graph).get(value, ())
+            other = next((u for u in read if u.op is None or not isinstance(u.op.kind, pattern.readers)), None)
             if other is not None:
                 self._fail(bindings, lambda: f"{_found(value)} {_reading(other)}", value)
                 return None

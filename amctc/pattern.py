@@ -27,7 +27,7 @@ import numpy as np
 
 from amctc.data import Data
 from amctc.ir import Op, Origins, Value, constant_data, union_origins
-from amctc.schema import OpKind
+from amctc.schema import OpKind, Trait
 from amctc.types import Array
 
 K = TypeVar("K", bound=OpKind)
@@ -110,6 +110,14 @@ class OpPattern(Pattern[K]):
     where: Callable[[K], bool] | None = None
     wanted: str = ""
     fused: bool = False
+
+    @functools.cached_property
+    def has_choices(self) -> bool:
+        """Whether it can match one value in several ways: it has alternatives, or operands that can be exchanged."""
+        parts = self.operands or ()
+        return any(Trait.COMMUTATIVE in k.traits for k in self.kinds) or any(
+            p.has_choices if isinstance(p, OpPattern) else isinstance(p, Either) for p in parts
+        )
 
     def accepts(self, kind: OpKind) -> bool:
         """True for a kind and attributes the pattern takes."""
@@ -200,6 +208,7 @@ class Match:
 
     def __init__(self, root: OpPattern[Any], bindings: Bindings) -> None:
         self.root, self._bindings = root, bindings
+        self._ops: tuple[Op, ...] | None = None  # functools.cached_property takes a lock
 
     @overload
     def __getitem__(self, pattern: OpPattern[K]) -> K: ...
@@ -252,10 +261,18 @@ class Match:
         assert data is not None
         return data
 
-    @functools.cached_property
+    @property
     def ops(self) -> tuple[Op, ...]:
         """The matched ops, operands first."""
-        matched = {v.producer for p, v in self._bindings.items() if isinstance(p, OpPattern) and v is not None}
+        if self._ops is None:
+            self._ops = self._matched_ops()
+        return self._ops
+
+    def _matched_ops(self) -> tuple[Op, ...]:
+        bound = [v.producer for p, v in self._bindings.items() if isinstance(p, OpPattern) and v is not None]
+        matched = [op for op in bound if op is not None]
+        if len(matched) <= 2:
+            return tuple(matched[::-1])  # the root, which reads the other, is bound first
         found: dict[Op, None] = {}
 
         def visit(op: Op | None) -> None:  # as deep as the pattern

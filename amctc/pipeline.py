@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -14,6 +15,7 @@ from importlib import metadata
 from typing import Any, ClassVar, TypeVar
 
 from amctc.calibrate.checkpoint import Checkpoint, Collection
+from amctc.collector import collector_paused
 from amctc.concurrency import SerialExecutor
 from amctc.contract import Contract
 from amctc.errors import AmctcError, LimitError, UsageError
@@ -271,16 +273,17 @@ def _run_pass(
                              remedy="put the pass that ensures it earlier in the pipeline")  # fmt: skip
     kept = [f for f in contract.keeps if context.verify and f.violation(graph) is None]
     start, fired, applied = time.perf_counter(), context.log.counts(), len(context.log.applications)
-    try:
-        result = item.run(graph, context)
-        if context.verify and result is not graph:
-            verify(result)
-    except AmctcError as error:
-        raise error.located(f"pass {item.name}") from None
-    if context.verify:
-        for fact in (*contract.ensures, *kept):
-            if (violation := fact.violation(result)) is not None:
-                raise AmctcError(f"pass {item.name} broke its contract: not {fact}: {violation}")
+    with collector_paused() if isinstance(item, PatternPass) else contextlib.nullcontext():
+        try:
+            result = item.run(graph, context)
+            if context.verify and result is not graph:
+                verify(result)
+        except AmctcError as error:
+            raise error.located(f"pass {item.name}") from None
+        if context.verify:
+            for fact in (*contract.ensures, *kept):
+                if (violation := fact.violation(result)) is not None:
+                    raise AmctcError(f"pass {item.name} broke its contract: not {fact}: {violation}")
     seconds = time.perf_counter() - start
     if context.validate is not None and result is not graph:
         context.validate(item, graph, result, context.log.applications[applied:], context)

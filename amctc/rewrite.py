@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from amctc.analysis import uses
 from amctc.collector import collector_paused
 from amctc.contract import Effect, Rounding
 from amctc.errors import AmctcError, LimitError
@@ -131,7 +130,7 @@ MAX_SWEEPS = 256
 
 def _sweep(graph: Graph, index: _Index, log: RewriteLog) -> dict[Value, Value]:
     """All matches of one snapshot that do not share an op, in topological order of their roots."""
-    matcher = Matcher(uses(graph), explain=False)
+    matcher = Matcher(graph, explain=False)
     claimed: set[Op] = set()
     replacements: dict[Value, Value] = {}
     for op in graph.ops:
@@ -184,7 +183,7 @@ class Explanation:
 
 def explain(graph: Graph, rule: Rewrite) -> Iterator[Explanation]:
     """For every op of the rule's root kind, whether the rule fires there and, if not, the nearest miss."""
-    matcher = Matcher(uses(graph), explain=True)
+    matcher = Matcher(graph, explain=True)
     for op in graph.ops:
         if not isinstance(op.kind, rule.pattern.kinds) or len(op.results) != 1:
             continue

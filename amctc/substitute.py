@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from amctc.errors import VerificationError
@@ -17,84 +18,111 @@ def substitute(graph: Graph, replacements: Mapping[Value, Value]) -> Graph:
     """
     if not replacements:
         return graph
-    outputs = _Rebuild(graph, replacements).all(graph.outputs)
-    return graph if outputs == graph.outputs else graph.with_outputs(outputs)
-
-
-_State = tuple[Value, Value | None]
-"""A value to rebuild, and the key inside whose replacement it is met (``None`` outside)."""
+    rebuild = _Rebuild(graph, replacements)
+    outputs = tuple(map(rebuild.value, graph.outputs))
+    if outputs == graph.outputs:
+        return graph
+    return graph.with_outputs(outputs, order=tuple(rebuild.order) if rebuild.is_closed else None)
 
 
 class _Rebuild:
-    """One rebuilding, iterative and memoised. ``known`` are the values of the old graph."""
+    """One rebuilding, iterative and memoised, from the outputs: what nothing reads any more is not built.
+
+    ``order`` holds the ops of the result in the order of :attr:`Graph.ops`, for both walk from the outputs alike. The
+    result ``is_closed`` if it reads no input but the graph's own.
+    """
 
     def __init__(self, graph: Graph, replacements: Mapping[Value, Value]) -> None:
-        self._replacements = replacements
-        self._known = set(graph.values())
-        self._done: dict[_State, Value] = {}
-        self._ops: dict[tuple[Op, tuple[Value | None, ...]], Op] = {}
+        self._old = set(graph.ops)
+        self._done: dict[Value, Value] = {i: i for i in graph.inputs if i not in replacements}
+        self._replacements = {old: self._apart(old, new) for old, new in replacements.items()}
         self._names: dict[Value, str] = {}
-        for old, new in replacements.items():
-            if old.name is not None and new.name is None and new not in self._known:
+        for old, new in self._replacements.items():
+            if old.name is not None and new.name is None and new.producer not in self._old:
                 self._names.setdefault(new, old.name)
+        self._ops: dict[Op, Op] = {}
+        self._entered = set[Value]()
+        self.order: list[Op] = []
+        self.is_closed = True
 
-    def all(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
-        for root in roots:
-            self._build((root, None))
-        return tuple(self._done[root, None] for root in roots)
-
-    def _scope(self, value: Value, inside: Value | None) -> _State:
-        """Old values mean the same everywhere, except a key inside its own replacement."""
-        return (value, inside) if value is inside or value not in self._known else (value, None)
-
-    def _build(self, root: _State) -> None:
-        stack, open_ = [root], set[_State]()
+    def value(self, root: Value) -> Value:
+        """What stands for ``root`` in the result."""
+        done, replacements, entered, stack = self._done, self._replacements, self._entered, [root]
         while stack:
-            state = stack[-1]
-            if state in self._done:
+            value = stack[-1]
+            if value in done:
                 stack.pop()
                 continue
-            needs = [n for n in self._needs(state) if n not in self._done]
-            if needs:
-                if state in open_:
-                    raise VerificationError("a replacement depends on what it replaces through another", rule="G3")
-                open_.add(state)
-                stack.extend(needs)
-                continue
-            self._done[state] = self._finish(state)
-            open_.discard(state)
+            new, op = replacements.get(value), value.producer
+            if value not in entered:
+                entered.add(value)
+                read = (new,) if new is not None else () if op is None else op.operands
+                needs = [v for v in read if v is not None and v not in done]
+                if needs:
+                    needs.reverse()
+                    stack += needs
+                    continue
+            try:
+                done[value] = done[new] if new is not None else self._result(value, op)
+            except KeyError:
+                raise VerificationError(
+                    "a replacement depends on what it replaces through another", rule="G3"
+                ) from None
             stack.pop()
+        return done[root]
 
-    def _needs(self, state: _State) -> list[_State]:
-        value, inside = state
-        if inside is None and value in self._replacements:
-            return [self._scope(self._replacements[value], value)]
-        inner = None if value is inside else inside
-        return [] if value.producer is None else [
-            self._scope(o, inner) for o in value.producer.operands if o is not None
-        ]  # fmt: skip
-
-    def _finish(self, state: _State) -> Value:
-        value, inside = state
-        if inside is None and value in self._replacements:
-            return self._done[self._scope(self._replacements[value], value)]
-        op = value.producer
+    def _result(self, value: Value, op: Op | None) -> Value:
         if op is None:
+            self.is_closed = False
             return value
         assert isinstance(value, Result)
-        inner = None if value is inside else inside
-        operands = tuple(None if o is None else self._done[self._scope(o, inner)] for o in op.operands)
-        if (op, operands) not in self._ops:  # met inside several replacements, an op is still rebuilt once
-            self._ops[op, operands] = self._rebuilt(op, operands)
-        return self._ops[op, operands].results[value.index]
+        if op not in self._ops:
+            done = self._done
+            self._ops[op] = self._rebuilt(op, tuple([None if o is None else done[o] for o in op.operands]))
+            self.order.append(self._ops[op])
+        return self._ops[op].results[value.index]
 
     def _rebuilt(self, op: Op, operands: tuple[Value | None, ...]) -> Op:
         """``op`` on other operands, results that lack a name named; ``op`` itself when neither changes anything."""
-        if any(r in self._names for r in op.results):
+        if self._names and not self._names.keys().isdisjoint(op.results):
             names = tuple(self._names.get(r, r.name) for r in op.results)
             op = Op(op.kind, op.operands, tuple(r.type for r in op.results), names, op.origins)
-        same = all(a is b for a, b in zip(operands, op.operands, strict=True))
+        same = all(map(operator.is_, operands, op.operands))
         return op if same else with_operands(op, operands)
+
+    def _apart(self, key: Value, replacement: Value) -> Value:
+        """``replacement``, with a value of its own for the original where it reads ``key``."""
+        ops = self._new_ops(replacement)
+        if replacement is not key and not any(key in op.operands for op in ops):
+            return replacement
+        if isinstance(key, Result):
+            original: Value = Result(key.op, key.index, key.type, key.name)
+        else:
+            original = Value()
+            original.name, original.type, self._done[original] = key.name, key.type, key
+        apart = {key: original}
+        for op in ops:
+            if any(o in apart for o in op.operands if o is not None):
+                operands = tuple(None if o is None else apart.get(o, o) for o in op.operands)
+                apart.update(zip(op.results, with_operands(op, operands).results, strict=True))
+        return apart.get(replacement, replacement)
+
+    def _new_ops(self, replacement: Value) -> list[Op]:
+        """The ops of a replacement that are not of the old graph, operands before users."""
+        order: dict[Op, None] = {}
+        stack = [replacement.producer]
+        while stack:
+            op = stack[-1]
+            operands = () if op is None or op in order or op in self._old else op.operands
+            needs = [p for o in operands if o is not None and (p := o.producer) not in order and p not in self._old]
+            needs = [p for p in needs if p is not None]
+            if needs:
+                stack += needs
+                continue
+            if op is not None and op not in self._old:
+                order[op] = None
+            stack.pop()
+        return list(order)
 
 
 Conversion = Callable[[Op, tuple[Value | None, ...]], Sequence[Value] | None]

@@ -193,6 +193,10 @@ class TensorType:
             require(not isinstance(size, int) or size == len(elem.scales), "T4",
                     f"{len(elem.scales)} scales for a dimension of {size}")  # fmt: skip
 
+    def __hash__(self) -> int:
+        """By the shape alone: there are few element types, and this is asked for every op built."""
+        return hash(self.shape)
+
     @property
     def rank(self) -> int:
         """Number of dimensions; only valid where the rank is known."""

@@ -59,9 +59,10 @@ def violations(graph: Graph, *, deep: bool = False) -> Iterator[AmctcError]:
     except VerificationError as error:
         yield error
         return
+    sound: dict[int, TensorType] = {}  # by identity, for graphs share types
     for op in ops:
         try:
-            _check_op(op, deep)
+            _check_op(op, deep, sound)
         except InputError as error:
             with suppress(TypeError, ValueError):  # broken types and attributes may have no text
                 error.detail = excerpt(graph, op)
@@ -106,9 +107,15 @@ def _producer(value: Value, inputs: frozenset[GraphInput], user: Op | None) -> O
     op = value.producer
     if op is None and value not in inputs:
         raise _broken("G2", f"value %{value.name} is neither computed nor a graph input", user)
-    if isinstance(value, Result) and not any(value is r for r in value.op.results[value.index : value.index + 1]):
-        raise _broken("G2", f"value %{value.name} is not the result of {value.op.kind.op_name} it says it is", user)
+    if op is not None and not _is_result(value, op):
+        raise _broken("G2", f"value %{value.name} is not the result of {op.kind.op_name} it says it is", user)
     return op
+
+
+def _is_result(value: Value, op: Op) -> bool:
+    """Whether ``op`` has ``value`` at the place that the value names."""
+    assert isinstance(value, Result)
+    return 0 <= value.index < len(op.results) and op.results[value.index] is value
 
 
 def _broken(rule: str, what: str, op: Op | None) -> VerificationError:
@@ -116,15 +123,18 @@ def _broken(rule: str, what: str, op: Op | None) -> VerificationError:
     return VerificationError(what, rule=rule, where=where, detail=None if op is None else repr(op))
 
 
-def _check_op(op: Op, deep: bool) -> None:
-    kind, types = op.kind, tuple(r.type for r in op.results)
-    if any(r.op is not op or r.index != i for i, r in enumerate(op.results)):
-        raise VerificationError(f"a result of {kind.op_name} says it is another's", rule="G4")
+def _check_op(op: Op, deep: bool, sound: dict[int, TensorType]) -> None:
+    kind, types = op.kind, tuple([r.type for r in op.results])
+    for index, result in enumerate(op.results):
+        if result.op is not op or result.index != index:
+            raise VerificationError(f"a result of {kind.op_name} says it is another's", rule="G4")
     for type_ in types:
-        _check_type(type_)
+        if id(type_) not in sound:
+            _check_type(type_)
+            sound[id(type_)] = type_
     if isinstance(kind, Constant):
         _check_data(kind.data, types[0], deep)
-    operands = tuple(None if o is None else o.type for o in op.operands)
+    operands = tuple([None if o is None else o.type for o in op.operands])
     kind.check_arity(operands)
     if isinstance(kind, onnx.Node) and any(a != b for a, b in zip_longest(operands, kind.operand_types)):
         inferred = types if len(types) == len(kind.result_types) else kind.result_types

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -15,6 +15,7 @@ from amctc.ir import Graph, GraphInput, Origin, Value, build, const, constant_da
 from amctc.onnx_bridge.checks import AGAIN, check_names, check_nodes
 from amctc.onnx_bridge.contents import constant_node, require_own_bytes, sparse_data
 from amctc.onnx_bridge.converters import CONVERTERS, Converted, Converter, NodeView, build_named
+from amctc.onnx_bridge.fields import NodeFields, node_fields, read_graphs
 from amctc.onnx_bridge.functions import inlined
 from amctc.onnx_bridge.inference import inferred_types, node_types, small_constants
 from amctc.onnx_bridge.loops import check_loops
@@ -36,6 +37,7 @@ from amctc.ops.onnx import Node
 from amctc.types import ScalarType, TensorType, merge_types, shapes_agree
 
 
+@collector_paused()
 def import_model(
     model: onnx.ModelProto, external: ExternalFile | None = None, converters: Mapping[str, Converter] | None = None
 ) -> Graph:
@@ -46,30 +48,34 @@ def import_model(
     (undefined or repeated names, a cycle, a broken type constraint, naming the node) and :class:`UnsupportedError`
     where nothing can be done.
     """
-    check_names(model)
+    graphs = read_graphs(model.graph)
+    check_names(model, graphs)
     opsets = {o.domain: o.version for o in model.opset_import}
     version = opsets.get("", opsets.get("ai.onnx", 0))
-    if not model.HasField("graph") or (not version and any(n.domain in DEFAULT for n in model.graph.node)):
+    if not model.HasField("graph") or (not version and any(n.domain in DEFAULT for n in graphs[0].nodes)):
         raise InputError("no graph or no opset version inside", remedy="this is not a complete ONNX model")
     if version > onnx.defs.onnx_opset_version():
         raise UnsupportedError(f"opset {version} is newer than the installed onnx knows", remedy="upgrade onnx")
-    check_nodes(model, version)
-    check_loops(model)
-    model = with_plain_domain(inlined(model))
+    check_nodes(model, graphs, version)
+    check_loops(model, graphs)
+    flat = inlined(model)
+    plain = with_plain_domain(flat, graphs if flat is model else read_graphs(flat.graph))
     if version and version < OLDEST_OPSET:
-        sparse = (t.values.name for t in model.graph.sparse_initializer)
-        given = {*(i.name for i in model.graph.input), *(t.name for t in model.graph.initializer), *sparse}
-        in_order(list(model.graph.node), frozenset(given))  # raises for what the C++ converter would stumble over
-        model, version = modernised(model, version), OLDEST_OPSET
-    with collector_paused():
-        return _Importer(model, version or OPSET, opsets, external, converters or {}).graph()
+        sparse = (t.values.name for t in plain.graph.sparse_initializer)
+        given = {*(i.name for i in plain.graph.input), *(t.name for t in plain.graph.initializer), *sparse}
+        nodes = list(map(node_fields, plain.graph.node))
+        in_order(nodes, frozenset(given))  # raises for what the C++ converter would stumble over
+        plain, version = modernised(plain, version), OLDEST_OPSET
+    nodes = graphs[0].nodes if plain is model else list(map(node_fields, plain.graph.node))
+    return _Importer(plain, nodes, version or OPSET, opsets, external, converters or {}).graph()
 
 
 class _Importer:
     def __init__(
-        self, model: onnx.ModelProto, version: int, opsets: dict[str, int], external: ExternalFile | None,
-        converters: Mapping[str, Converter],
+        self, model: onnx.ModelProto, nodes: Sequence[NodeFields], version: int, opsets: dict[str, int],
+        external: ExternalFile | None, converters: Mapping[str, Converter],
     ) -> None:  # fmt: skip
+        self._nodes = nodes
         self._model, self._version, self._opsets, self._external = model, version, opsets, external
         self._converters = converters
         self._values: dict[str, Value] = {}
@@ -86,10 +92,9 @@ class _Importer:
         for name, (data, elem) in initializers.items():
             if name not in self._values:
                 self._values[name] = const(data, elem, name=name)
-        nodes = list(proto.node)
-        names = node_names(nodes)
-        for index in in_order(nodes, frozenset(self._values)):
-            self._node(nodes[index], names[index])
+        names = node_names(self._nodes)
+        for index in in_order(self._nodes, frozenset(self._values)):
+            self._node(self._nodes[index], names[index])
         outputs = []
         for info in proto.output:
             if info.name not in self._values:
@@ -142,13 +147,11 @@ class _Importer:
             if type_.elem == own.elem and shapes_agree(type_.shape, own.shape) and merge_types(own, type_) != own
         )  # fmt: skip
 
-    def _node(self, node: NodeProto, name: str) -> None:
+    def _node(self, node: NodeFields, name: str) -> None:
         try:
             origin = (Origin(name, node.op_type),)
             if node.op_type == "Constant" and not node.domain:
-                self._define(
-                    node.output[0], const(*constant_node(node, self._external), name=node.output[0], origins=origin)
-                )
+                self._constant(node, origin)
             else:
                 self._convert(node, self._version, origin)
         except AmctcError as error:
@@ -160,11 +163,15 @@ class _Importer:
             raise InputError(f"malformed: {type(error).__name__} {error}", remedy=AGAIN,
                              where=f"node {printable(name)!r} ({node.op_type})") from error  # fmt: skip
 
-    def _convert(self, node: NodeProto, version: int, origin: tuple[Origin, ...]) -> None:
-        operands = tuple(self._values[n] if n else None for n in node.input)
+    def _constant(self, node: NodeFields, origin: tuple[Origin, ...]) -> None:
+        data, elem = constant_node(node.proto, self._external)
+        self._define(node.output[0], const(data, elem, name=node.output[0], origins=origin))
+
+    def _convert(self, node: NodeFields, version: int, origin: tuple[Origin, ...]) -> None:
+        operands = tuple([self._values[n] if n else None for n in node.input])
         converted = self._converted(NodeView(node, operands, version, origin))
         if converted is None:
-            self._carry(node, version, operands, origin)
+            self._carry(node.proto, version, operands, origin)
         elif isinstance(converted, Value):
             self._define(node.output[0], converted)
         else:
@@ -193,10 +200,9 @@ class _Importer:
             known |= {n: o.type for n, o in zip(node.input, operands, strict=True) if o is not None}
             newer = upgraded(node, version, known, self._small(node))
             if newer is not None:
-                for part in newer:
+                for part in map(node_fields, newer):
                     if part.op_type == "Constant":
-                        data, elem = constant_node(part, None)
-                        self._define(part.output[0], const(data, elem, name=part.output[0], origins=origin))
+                        self._constant(part, origin)
                     else:
                         self._convert(part, OPSET, origin)
                 return

@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from amctc.errors import InputError, printable
-from amctc.onnx_bridge.subgraphs import DEFAULT, bodies
+from amctc.onnx_bridge.fields import GraphFields, NodeFields, read_graphs
+from amctc.onnx_bridge.subgraphs import DEFAULT
 
 MOST_TURNS = 1 << 24
 """Most turns of a loop whose number of turns is constant and whose condition never changes."""
 
 
-def check_loops(model: ModelProto) -> None:
+def check_loops(model: ModelProto, graphs: Sequence[GraphFields]) -> None:
     """Raise :class:`InputError` for a Loop whose condition is always true, without a trip count or with a huge one.
 
     Only what the file states as constants counts; whether a computed condition ever changes is nobody's to know.
+    ``graphs`` are those of the model's nodes.
     """
     for function in model.functions:
-        _check(function.node, {})
-    stack = [(model.graph, dict[str, object]())]
-    while stack:
-        graph, outer = stack.pop()
-        known = outer | _scalars(graph)
-        _check(graph.node, known)
-        stack.extend((body, known) for node in graph.node for body in bodies(node))
+        _check(read_graphs(function)[0].nodes, {})
+    if not any(node.op_type == "Loop" for graph in graphs for node in graph.nodes):
+        return
+    known: dict[GraphFields, dict[str, object]] = {}
+    for graph in graphs:
+        assert isinstance(graph.proto, GraphProto)
+        known[graph] = (known[graph.outer] if graph.outer is not None else {}) | _scalars(graph.proto)
+        _check(graph.nodes, known[graph])
 
 
 def _scalars(graph: GraphProto) -> dict[str, object]:
@@ -46,14 +49,14 @@ def _value(tensor: TensorProto) -> Iterator[object]:
             return
 
 
-def _check(nodes: Sequence[NodeProto], known: dict[str, object]) -> None:
+def _check(nodes: Sequence[NodeFields], known: dict[str, object]) -> None:
     for node in nodes:
         if node.op_type != "Loop" or node.domain not in DEFAULT:
             continue
         turns, condition = (*node.input, "", "")[:2]
         unbounded = not turns or _more(known.get(turns))
         started = not condition or known.get(condition) is True
-        if unbounded and started and all(_goes_on(body) for body in bodies(node)):
+        if unbounded and started and all(_goes_on(body) for body in node.bodies):
             raise InputError("a loop that nothing ends", where=f"node {printable(node.name)!r} (Loop)",
                              remedy="give it a trip count, or a condition that changes")  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from onnx import NodeProto
+from amctc.onnx_bridge.fields import NodeFields
 
 
 class Names:
@@ -24,7 +24,7 @@ class Names:
         return name
 
 
-def node_names(nodes: Sequence[NodeProto]) -> list[str]:
+def node_names(nodes: Sequence[NodeFields]) -> list[str]:
     """The nodes' own names, else ``{op_type}_{index}``, counted per op type in file order (design, decision 11).
 
     Layers are told apart by them in reports, options and records: a name that is taken gets a number.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import heapq
-
-from onnx import NodeProto
+from collections.abc import Sequence
 
 from amctc.errors import InputError, printable
 from amctc.onnx_bridge.checks import AGAIN
+from amctc.onnx_bridge.fields import NodeFields
 from amctc.onnx_bridge.subgraphs import captured_names
 
 
-def in_order(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:
+def in_order(nodes: Sequence[NodeFields], known: frozenset[str]) -> list[int]:
     """Indices with producers first, otherwise in file order; names a node that waits for itself or for nothing."""
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
@@ -24,7 +24,8 @@ def in_order(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:
     waiting: list[set[str]] = []
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
-        needs = dict.fromkeys(n for n in (*node.input, *captured_names(node)) if n and n not in known)
+        read = node.input + captured_names(node.proto) if node.bodies else node.input
+        needs = dict.fromkeys([n for n in read if n and n not in known])
         for name in needs:
             if name not in producers:
                 raise InputError(f"{printable(name)!r} is never computed", remedy=AGAIN,
@@ -34,7 +35,7 @@ def in_order(nodes: list[NodeProto], known: frozenset[str]) -> list[int]:
     return _released(nodes, waiting, readers)
 
 
-def _released(nodes: list[NodeProto], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[int]:
+def _released(nodes: Sequence[NodeFields], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[int]:
     ready = [i for i, needs in enumerate(waiting) if not needs]
     order: list[int] = []
     while ready:

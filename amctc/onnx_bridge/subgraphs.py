@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from amctc.onnx_bridge.fields import GraphFields
 
 DEFAULT = ("", "ai.onnx")
 """The two spellings of the default domain."""
@@ -93,10 +95,10 @@ def tensors_of(node: NodeProto) -> Iterator[TensorProto]:
             yield from (t for sparse in graph.sparse_initializer for t in (sparse.values, sparse.indices))
 
 
-def with_plain_domain(model: ModelProto) -> ModelProto:
-    """The model with its default domain spelled "", in bodies too; itself if it is."""
+def with_plain_domain(model: ModelProto, graphs: Sequence[GraphFields]) -> ModelProto:
+    """The model with its default domain spelled "", in bodies too; itself if it is. ``graphs`` are of its nodes."""
     imports = {o.domain for o in model.opset_import}
-    if "ai.onnx" not in imports and not any(n.domain == "ai.onnx" for n in _all_nodes(model)):
+    if "ai.onnx" not in imports and not any(n.domain == "ai.onnx" for g in graphs for n in g.nodes):
         return model
     plain = ModelProto()
     plain.CopyFrom(model)

@@ -30,6 +30,12 @@ ELEM_TYPES: dict[int, ScalarType] = {
 
 _CODES = {t.name: code for code, t in ELEM_TYPES.items()}
 
+_AS_STORED = {
+    t.name: t.dtype.newbyteorder("<") for t in ELEM_TYPES.values()
+    if t.bits >= 8 and t.dtype.kind in "fiu" and t.dtype.isbuiltin
+}  # fmt: skip
+"""NumPy types of elements that stand in a file as NumPy holds them."""
+
 BODY_LIMIT = 1 << 30
 """Most bytes of external data that one carried node's attributes and bodies may hold: they are kept in memory."""
 
@@ -70,8 +76,8 @@ def _contents(tensor: TensorProto, external: ExternalFile | None) -> tuple[Data,
         if len(raw) != wanted:
             raise InputError(f"{len(raw)} bytes for {list(shape)} {elem}, expected {wanted}",
                              remedy="the file is damaged; export the model again")  # fmt: skip
-        if elem.dtype.kind in "fiu" and elem.dtype.isbuiltin and elem.bits >= 8:  # nothing to unpack: no copy either
-            little = np.frombuffer(raw, elem.dtype.newbyteorder("<"))
+        if elem.name in _AS_STORED:  # nothing to unpack: no copy either
+            little = np.frombuffer(raw, _AS_STORED[elem.name])
             return ArrayData(little.astype(elem.dtype, copy=False).reshape(shape)), elem
     elif _typed_length(tensor) != _entries(count, elem):
         raise InputError(f"{_typed_length(tensor)} elements for shape {list(shape)}",
@@ -141,7 +147,9 @@ def tensor_proto(name: str, array: Array, elem: Elem) -> TensorProto:
     storage = elem.storage if isinstance(elem, QuantizedType) else elem
     if storage.name == "string":
         return helper.make_tensor(name, TensorProto.STRING, array.shape, [_bytes(s) for s in array.ravel()])
-    return helper.make_tensor(name, elem_code(elem), array.shape, tensor_bytes(array, storage).tobytes(), raw=True)
+    return TensorProto(
+        name=name, data_type=elem_code(elem), dims=array.shape, raw_data=tensor_bytes(array, storage).tobytes()
+    )
 
 
 def tensor_bytes(array: Array, storage: ScalarType) -> Array:

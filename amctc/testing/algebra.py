@@ -19,7 +19,7 @@ from zlib import crc32
 
 import numpy as np
 
-from amctc.analysis import EVERYTHING, uses, value_range
+from amctc.analysis import EVERYTHING, value_range
 from amctc.contract import Rounding
 from amctc.errors import AmctcError, UnsupportedError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, build, const
@@ -196,7 +196,7 @@ def _products(graph: Graph) -> int:
 def _rewritten(rule: Rewrite, instance: Graph) -> Graph:
     """The instance with the rule applied at its root; :class:`NoMatch` where it does not fire."""
     (root,) = instance.outputs
-    matcher = Matcher(uses(instance), explain=True)
+    matcher = Matcher(instance, explain=True)
     match = matcher.match(rule.pattern, root)
     if match is None:
         raise NoMatch(matcher.nearest.reason if matcher.nearest else "the pattern does not match by itself")

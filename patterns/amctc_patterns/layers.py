@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from amctc.data import deferred
+from amctc.data import EAGER_BYTES, deferred
 from amctc.ir import Value, apply, const, constant_data
 from amctc.ops import nn
 from amctc.pattern import NoMatch
@@ -146,8 +146,10 @@ def channel_bias(kind: nn.Layer, weight: TensorType, bias: Value | None) -> Arra
         raise NoMatch("the bias is computed")
     if any(d != 1 for d in data.shape[:-1]):
         raise NoMatch(f"the bias of shape {list(data.shape)} is not per output channel")
-    factor = kind.beta if isinstance(kind, nn.Gemm) else 1.0
-    return np.broadcast_to(data.read().astype(np.float64).reshape(-1) * factor, (channels,))
+    per_channel = data.read().astype(np.float64).reshape(-1)
+    if isinstance(kind, nn.Gemm):
+        per_channel = per_channel * kind.beta
+    return per_channel if len(per_channel) == channels else np.broadcast_to(per_channel, (channels,))
 
 
 def rounded(bias: Array, like: TensorType) -> Array:
@@ -174,15 +176,21 @@ def scaled_weight(kind: nn.Layer, weight: Value, factors: Array, bias: Array | N
         with np.errstate(all="ignore"):
             return (array.astype(np.float64) * factors).astype(array.dtype)
 
-    _check_range(kind, weight.type, data.read(), scaled(data.read()), factors, np.zeros(1) if bias is None else bias)
+    before = data.read()
+    after = scaled(before)
+    _check_range(kind, weight.type, before, after, factors, np.zeros(1) if bias is None else bias)
+    if data.nbytes <= EAGER_BYTES:
+        return const(after, weight.type.elem)
     return const(deferred("scale channels", scaled, data, shape=data.shape, dtype=data.dtype), weight.type.elem)
 
 
 def _check_range(kind: nn.Layer, type_: TensorType, before: Array, after: Array, factors: Array, bias: Array) -> None:
+    smallest, sizes = smallest_normal(after.dtype), np.abs(after)
+    if smallest <= sizes.min(initial=np.inf) and sizes.max(initial=0) < np.inf:
+        return  # as of most weights, and false of NaN
     if not np.isfinite(after).all():
         raise NoMatch(f"the scaled weight overflows {after.dtype}")
-    smallest = smallest_normal(after.dtype)
-    lost = (before != 0) & (factors != 0) & (np.abs(after) < smallest)
+    lost = (before != 0) & (factors != 0) & (sizes < smallest)
     if lost.any():
         largest = np.abs(by_output(kind, type_, after)).max(axis=1, initial=0)
         beside = np.maximum(largest.astype(np.float64), np.abs(bias.astype(np.float64)))

@@ -323,7 +323,7 @@ def test_demo(here):
         (2, ("--set", "bits=8"), "pass.option=value"),
         (2, ("--set", "place-qdq.bits="), "pass.option=value"),
         (2, ("--set", "place-qdq.bits=8}"), "pass.option=value"),
-        (2, ("--preset", "defalt"), "did you mean default"),
+        (2, ("--preset", "balnced"), "did you mean balanced"),
         (2, ("-p", "unity"), "did you mean unit?"),
         (2, ("--batch-size", "0"), "x>=1"),
         (2, ("--skpi", "x"), "--skip"),

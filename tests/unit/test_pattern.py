@@ -23,7 +23,7 @@ def attempt(pattern: OpPattern, root: Value, *more: Value) -> tuple[Match | None
     """The match with its root at ``root`` in a graph with further outputs, and the nearest miss."""
     outputs = (root, *more)
     graph = Graph((X, Y), outputs, tuple(f"out{i}" for i in range(len(outputs))))
-    matcher = Matcher(uses(graph), explain=True)
+    matcher = Matcher(graph, explain=True)
     match = matcher.match(pattern, root)
     return match, "" if match or matcher.nearest is None else matcher.nearest.reason
 
@@ -118,7 +118,7 @@ def test_a_number_in_float16_is_as_exact_as_its_type() -> None:
     nearest = np.float16(0.1)
     for array, fits in ((nearest, True), (np.nextafter(nearest, np.float16(1)), True), (np.float16(0.1003), False)):
         root = apply(nn.Mul(), x, const(array))
-        match = Matcher(uses(Graph((x,), (root,), ("y",)))).match(op(nn.Mul, any_value(), half_step), root)
+        match = Matcher(Graph((x,), (root,), ("y",))).match(op(nn.Mul, any_value(), half_step), root)
         assert (match is not None) == fits
 
 
@@ -296,7 +296,7 @@ def test_a_name_stands_for_the_pattern() -> None:
 
 def test_without_explain_nothing_is_remembered() -> None:
     root = apply(nn.Relu(), X)
-    matcher = Matcher(uses(Graph((X,), (root,), ("y",))))
+    matcher = Matcher(Graph((X,), (root,), ("y",)))
     assert matcher.match(op(nn.Tanh, any_value()), root) is None
     assert matcher.nearest is None
 

@@ -299,6 +299,7 @@ def test_substituting_is_replacing_in_the_expression(data: st.DataObject) -> Non
     graph = substitute(of(*old), replacements)
     assert [shown(v) for v in graph.outputs] == [expected(v, None) for v in old]
     assert len({o.origins for o in graph.ops}) == len(graph.ops)  # nothing is computed twice
+    assert graph.ops == graph.with_outputs(graph.outputs).ops  # the order is that of a graph which has to find it
 
 
 # ---------------------------------------------------------------------------------------------------- converting

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import NodeProto, helper
+from onnx import AttributeProto, helper
 
 from amctc.ir import Op, Origins, Result, Value, build, constant_data
+from amctc.onnx_bridge.fields import NodeFields
 from amctc.schema import OpKind
 from amctc.types import Array, QuantizedType, TensorType
 
@@ -18,19 +18,23 @@ class Carry(Exception):
     """Raised inside a converter under one of the decorators below: the node is carried; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class NodeView:
     """A node with its operands resolved to values and its attributes to Python values."""
 
-    node: NodeProto
+    node: NodeFields
     operands: tuple[Value | None, ...]
     version: int
     origins: Origins = ()
 
-    @functools.cached_property
+    _attributes: dict[str, Any] | None = None  # functools.cached_property takes a lock
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """Attribute values by name; strings decoded."""
-        return {a.name: _decoded(helper.get_attribute_value(a)) for a in self.node.attribute if a.type != a.GRAPH}
+        if self._attributes is None:
+            self._attributes = {a.name: _contents(a) for a in self.node.attribute if a.type != AttributeProto.GRAPH}
+        return self._attributes
 
     def operand(self, index: int) -> Value | None:
         """The operand at ``index``, ``None`` when absent."""
@@ -67,7 +71,10 @@ class NodeView:
         return self.type().rank - 2
 
 
-def _decoded(value: Any) -> Any:
+def _contents(attribute: AttributeProto) -> Any:
+    if attribute.type == AttributeProto.INTS:  # as nearly all are
+        return list(attribute.ints)
+    value = helper.get_attribute_value(attribute)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

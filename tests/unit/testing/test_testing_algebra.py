@@ -79,7 +79,7 @@ def network(channels: int = 3, *, elem: ScalarType = F32, size: int = 4, tiny: f
 
 def application(rule: Rewrite, graph: Graph) -> Application:
     """One application at the output, of a rule that may match its own result."""
-    match = Matcher(uses(graph)).match(rule.pattern, graph.outputs[0])
+    match = Matcher(graph).match(rule.pattern, graph.outputs[0])
     assert match is not None
     return Application(rule, match, rule(match))
 

@@ -68,7 +68,10 @@ def test_unperturbed_instances_match(name):
     def check(instance: Instance):
         verify(instance.graph)
         seen[instance.perturbation] += 1
-        matched = Matcher(uses(instance.graph)).match(pattern, instance.root) is not None
+        match = Matcher(instance.graph).match(pattern, instance.root)
+        explained = Matcher(instance.graph, explain=True).match(pattern, instance.root)  # by way of all choices
+        assert (match and match.ops) == (explained and explained.ops)
+        matched = match is not None
         seen["matched"] += matched
         if instance.perturbation in ("none", "shared weights"):
             # A constraint on uses can meet a graph that happens to use the value elsewhere.
