@@ -79,7 +79,7 @@ def test_unperturbed_instances_match(name):
         evaluate(instance.graph, feed(instance.graph.inputs, Recipe(1)), ORACLE)
 
     check()
-    assert seen["missed"] <= 2, seen
+    assert seen["missed"] <= 4, seen
     assert seen["matched"] >= 30, seen
 
 
