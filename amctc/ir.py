@@ -249,6 +249,11 @@ class Graph:
         ops: tuple[Op, ...] = self._memo["ops"]
         return ops
 
+    @property
+    def known_order(self) -> tuple[Op, ...] | None:
+        """:attr:`ops` where they were asked for before or are known from how the graph was made, else ``None``."""
+        return self._memo.get("ops")
+
     def values(self) -> Iterator[Value]:
         """Graph inputs, then all results in topological order."""
         yield from self.inputs

@@ -85,16 +85,16 @@ class RewriteLog:
         return found
 
 
-class _Index:
+class _Index(dict[type, tuple[Rewrite, ...]]):
     """Rules by the op kind at their root, so that most ops are rejected by one dictionary look-up."""
 
     def __init__(self, rules: Sequence[Rewrite]) -> None:
-        self._rules, self._by_kind = rules, dict[type, tuple[Rewrite, ...]]()
+        super().__init__()
+        self._rules = rules
 
-    def __getitem__(self, kind: type) -> tuple[Rewrite, ...]:
-        if kind not in self._by_kind:
-            self._by_kind[kind] = tuple(r for r in self._rules if issubclass(kind, r.pattern.kinds))
-        return self._by_kind[kind]
+    def __missing__(self, kind: type) -> tuple[Rewrite, ...]:
+        self[kind] = tuple(r for r in self._rules if issubclass(kind, r.pattern.kinds))
+        return self[kind]
 
 
 def apply_rewrites(

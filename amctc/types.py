@@ -266,7 +266,7 @@ def shapes_agree(a: Shape | None, b: Shape | None) -> bool:
 
 def merge_types(a: TensorType, b: TensorType) -> TensorType:
     """The more informative of two agreeing types; :class:`TypeConstraintError` (T1) where they contradict."""
-    if a == b:
+    if a is b or a == b:
         return a
     require(a.elem == b.elem and shapes_agree(a.shape, b.shape), "T1", lambda: f"{a} and {b} contradict each other")
     if a.shape is None or b.shape is None:

@@ -21,7 +21,7 @@ A symbolic dimension comes from an input or a carried op: by G5 no other op can 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 
@@ -77,8 +77,10 @@ def _interface(graph: Graph) -> Iterator[VerificationError]:
             yield VerificationError(f"{side} named {', '.join(map(repr, bad))} lack a name of their own", rule="G1")
 
 
-def _ordered(graph: Graph) -> list[Op]:
+def _ordered(graph: Graph) -> Sequence[Op]:
     """The ops, operands before users. Unlike :attr:`Graph.ops` it survives a cycle (G3)."""
+    if (order := graph.known_order) is not None and _is_order(graph, order):
+        return order
     inputs = frozenset(graph.inputs)
     order: list[Op] = []
     finished: dict[Op, bool] = {}  # False while the op's operands are being visited
@@ -100,6 +102,22 @@ def _ordered(graph: Graph) -> list[Op]:
                 raise _broken("G3", f"a result of {needed.kind.op_name} depends on itself", op)
             stack.append(needed)
     return order
+
+
+def _is_order(graph: Graph, order: Sequence[Op]) -> bool:
+    """Whether ``order`` holds all ops once, operands before users; False also where G2 or G3 is broken."""
+    before, inputs = set[Op](), frozenset(graph.inputs)
+    for op in order:
+        for value in op.operands:
+            if value is not None and not _is_known(value, before, inputs):
+                return False
+        before.add(op)
+    return len(before) == len(order) and all(_is_known(value, before, inputs) for value in graph.outputs)
+
+
+def _is_known(value: Value, before: set[Op], inputs: frozenset[GraphInput]) -> bool:
+    op = value.producer
+    return value in inputs if op is None else op in before and _is_result(value, op)
 
 
 def _producer(value: Value, inputs: frozenset[GraphInput], user: Op | None) -> Op | None:
