@@ -79,8 +79,8 @@ def _interface(graph: Graph) -> Iterator[VerificationError]:
 
 def _ordered(graph: Graph) -> Sequence[Op]:
     """The ops, operands before users. Unlike :attr:`Graph.ops` it survives a cycle (G3)."""
-    if (order := graph.known_order) is not None and _is_order(graph, order):
-        return order
+    if (known := graph.known_order) is not None and _is_order(graph, known):
+        return known
     inputs = frozenset(graph.inputs)
     order: list[Op] = []
     finished: dict[Op, bool] = {}  # False while the op's operands are being visited

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tools.bench.calibration import calibration_rows, search_rows
 from tools.bench.graphs import chain_rows
-from tools.bench.interpreter import interpreter_rows
+from tools.bench.interpreter import interpreter_rows, thread_rows
 from tools.bench.machine import machine_lines
 from tools.bench.networks import mobilenet_v2, resnet_50
 from tools.bench.rows import Row, table
@@ -32,6 +32,7 @@ Benchmark = Callable[[], Iterable[Row]]
 
 QUICK: dict[str, Benchmark] = {
     "mobilenet_v2": lambda: interpreter_rows(mobilenet_v2(96), 96, ("ascend910b1",), 5),
+    "threads": lambda: thread_rows(mobilenet_v2(96), 96, 8, 3),
     "calibration": lambda: calibration_rows(96, 10, ()),
     "search": lambda: search_rows(96, 3),
     "chain": lambda: chain_rows((1_000, 3_000, 10_000), 1),
@@ -41,6 +42,7 @@ QUICK: dict[str, Benchmark] = {
 ALL: dict[str, Benchmark] = {
     "mobilenet_v2": lambda: interpreter_rows(mobilenet_v2(), 224, ("ascend910b1", "ascend310"), 15),
     "resnet_50": lambda: interpreter_rows(resnet_50(), 224, ("ascend910b1", "ascend310"), 9),
+    "threads": lambda: thread_rows(mobilenet_v2(), 224, 16, 7),
     "calibration": lambda: calibration_rows(224, 100, ("MinMax", "Percentile", "Entropy")),
     "search": lambda: search_rows(224, 5),
     "chain": lambda: chain_rows((10_000, 30_000, 100_000), 1),

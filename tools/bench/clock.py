@@ -37,8 +37,11 @@ class Timing:
         return f"{self.median * 1e3:.2f} ms ({self.low * 1e3:.2f}–{self.high * 1e3:.2f})"
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Timing]:
-    """CPU time of this thread for each contender, taken in turn so that a busy neighbour slows all alike.
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2,
+    clock: Callable[[], float] = time.thread_time,
+) -> dict[str, Timing]:  # fmt: skip
+    """Seconds of each contender, taken in turn so that a busy neighbour slows all alike: CPU time of this thread.
 
     BLAS has one thread, else its other threads' time would be missing.
     """
@@ -46,9 +49,9 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, war
     with single_threaded_blas():
         for turn in range(-warm_up, rounds):
             for name, run in contenders.items():
-                start = time.thread_time()
+                start = clock()
                 run()
-                spent = time.thread_time() - start
+                spent = clock() - start
                 if turn >= 0:
                     seconds[name].append(spent)
     return {name: Timing.of(spent) for name, spent in seconds.items()}

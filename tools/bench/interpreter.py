@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -15,7 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from amctc.api import compress
+from amctc.concurrency import in_order, open_executor
 from amctc.ir import Graph
+from amctc.numerics.threads import single_threaded_blas
 from amctc.onnx_bridge import import_model
 from amctc.ops import ascend, nn
 from amctc.session import Session
@@ -63,6 +66,26 @@ def interpreter_rows(model: onnx.ModelProto, size: int, targets: tuple[str, ...]
         if first:
             yield Row(f"{where}: faster than onnx.reference", slow.median / own.median, "×", faster, at_least=True,
                       how=f"one run of {slow.median:.2f} s on the same integer graph, same bits")  # fmt: skip
+
+
+def thread_rows(model: onnx.ModelProto, size: int, images: int, rounds: int) -> Iterator[Row]:
+    """How much faster two threads run a set of images than one, by the clock, in each executor."""
+    name, feeds = model.graph.name, [{"x": image} for image in _images(size, images)]
+    graph = _deployed(model, [feed["x"] for feed in feeds[:2]], "ascend910b1")
+
+    def run_all(session: Session, jobs: int) -> None:
+        kind: Literal["threads", "serial"] = "threads" if jobs > 1 else "serial"
+        with open_executor(kind, jobs) as pool, single_threaded_blas():
+            for _ in in_order(pool, session.run, feeds):
+                pass
+
+    for executor in ("numpy", "onnxruntime"):
+        session = Session(graph, executor=executor)
+        contenders = {str(jobs): lambda jobs=jobs, session=session: run_all(session, jobs) for jobs in (1, 2)}
+        times = interleaved(contenders, rounds, clock=time.perf_counter)
+        one, two = times["1"], times["2"]
+        yield Row(f"{name} {size}², ascend910b1, executor {executor}: two threads over one", one.median / two.median,
+                  "×", how=f"{images} images by the clock: {two} over {one}")  # fmt: skip
 
 
 def _images(size: int, count: int = 2) -> list[Array]:

@@ -26,7 +26,7 @@ def write_products(folder: Path, layers: int, width: int) -> Path:
     weights, nodes, size = [], [], 4 * width * width
     with (folder / "weights.bin").open("wb") as file:
         for index in range(layers):
-            file.write(rng.standard_normal((width, width), np.float32).data)
+            file.write((rng.standard_normal((width, width), np.float32) / np.sqrt(np.float32(width))).data)
             tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[width, width])
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in (("location", "weights.bin"), ("offset", index * size), ("length", size)):
