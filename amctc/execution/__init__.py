@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amctc.errors import UsageError
+from amctc.execution.residual_sums import ResidualSums
 from amctc.execution.segments import RuntimeSegments
 from amctc.execution.self_test import runtime_is_exact
-from amctc.interp import Plan
+from amctc.interp import Grouping, Plan
 from amctc.ir import Graph, Value
 from amctc.kernels.ascend_table import OverflowListener, ascend_table
 from amctc.kernels.reference_table import reference_table
@@ -39,9 +40,12 @@ def plan_for(
     """
     require_executor(executor)
     make = reference_table if executor == "reference" else ascend_table
-    joins = executor == "onnxruntime" and runtime_is_exact()
-    return Plan(graph, {**make(profile, on_overflow), **CARRIED}, keep=keep,
-                grouping=RuntimeSegments(profile) if joins else None)  # fmt: skip
+    grouping: Grouping | None = None
+    if executor == "onnxruntime" and runtime_is_exact():
+        grouping = RuntimeSegments(profile)
+    elif executor != "reference":
+        grouping = ResidualSums(profile)
+    return Plan(graph, {**make(profile, on_overflow), **CARRIED}, keep=keep, grouping=grouping)
 
 
 def require_executor(executor: str) -> None:

@@ -18,7 +18,7 @@ from amctc.kernels.accumulator_shift import shifted
 from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, round_tile, widen
 from amctc.kernels.integer_pool import max_pool_int8 as max_pool_int8  # the pools belong to the same public set
 from amctc.kernels.integer_pool import sum_pool_int8 as sum_pool_int8
-from amctc.kernels.tiles import Array, map_pairs, map_tiles
+from amctc.kernels.tiles import Array, map_tiles
 from amctc.numerics.rounding import round_multiplier as rounded_multiplier
 from amctc.numerics.rounding import truncate_multiplier
 
@@ -232,7 +232,7 @@ def add_float16(a: Float16, b: Float16, *, overflow: Overflow = "inf") -> Float1
         narrow_tile(t, out, overflow)
 
     if a.shape == b.shape:
-        return map_pairs(step, a, b, np.float16)
+        return map_tiles(step, a, np.float16, beside=(b,))
     with np.errstate(over="ignore", invalid="ignore"):
         return narrow(np.asarray(np.add(widen(a), widen(b))), overflow)
 

@@ -14,6 +14,11 @@ from amctc.execution import EXECUTORS, check, plan_for, self_test
 from amctc.execution.check import ExecutorMismatchError, check_executor
 from amctc.execution.listing import listed, measured_peak
 from amctc.ir import Graph, GraphInput, Value, apply, const
+from amctc.kernels import float_pointwise
+from amctc.kernels.half_precision import Overflow
+from amctc.kernels.integer_epilogue import add_float16, dequantize_fixpipe
+from amctc.kernels.residual import LEAST_MULTIPLIER, add_dequantized
+from amctc.numerics.rounding import truncate_multiplier
 from amctc.onnx_bridge import segment_writer
 from amctc.ops import ascend, nn
 from amctc.schema import OpKind
@@ -131,6 +136,40 @@ def test_chains(graph: Graph, profile: Profile, seed: int) -> None:
         check_executor(graph, profile, executor, [feeds])
 
 
+@pytest.mark.parametrize("overflow", ["saturate", "inf"])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_sum_from_the_accumulator_has_the_bits_of_its_parts(overflow: Overflow, relu: bool) -> None:
+    """Every float16 is the other side of the sum, beside accumulators of all sizes, zero among them."""
+    other = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1 << 8, 1, 1 << 8)
+    rng = np.random.default_rng(3)
+    acc = (rng.integers(-(1 << 31), 1 << 31, other.shape) >> rng.integers(0, 32, other.shape)).astype(np.int32)
+    for base in (LEAST_MULTIPLIER, 2.0**-13, 0.0037):
+        scale = np.full(1 << 8, base, np.float32) * 2.0 ** rng.integers(0, 4, 1 << 8).astype(np.float32)
+        own = dequantize_fixpipe(acc, scale, relu=relu, overflow=overflow)
+        wanted = float_pointwise.relu(add_float16(own, other, overflow=overflow))
+        given = add_dequantized(acc, other, truncate_multiplier(scale), relu=relu, overflow=overflow, sum_relu=True,
+                                sum_overflow=overflow)  # fmt: skip
+        np.testing.assert_array_equal(given.view(np.uint16), wanted.view(np.uint16))
+
+
+def test_residual_sums_are_joined_where_nobody_else_reads_the_parts() -> None:
+    x = GraphInput("x", TensorType(("N", 4, 3, 3), I32))
+    one, other = (apply(ascend.Dequant(1, to=F16), x, const(np.full(4, s, np.float32))) for s in (0.5, 0.25))
+    total = apply(nn.Add(), one, other)
+    last = apply(nn.Relu(), total)
+    for outputs, sizes in {
+        (last,): [1, 3],
+        (last, total): [1, 2, 1],
+        (last, one): [1, 3],
+        (last, one, other): [1] * 4,
+    }.items():
+        graph = Graph((x,), outputs, tuple(f"y{i}" for i in range(len(outputs))))
+        assert [len(step.ops) for step in plan_for(graph, A2).steps] == sizes
+        assert all(len(step.ops) == 1 for step in plan_for(graph, load_profile("ascend310")).steps)
+    tiny = apply(nn.Add(), apply(ascend.Dequant(1, to=F16), x, const(np.float32([1e-9]))), other)
+    assert [len(s.ops) for s in plan_for(Graph((x,), (tiny,), ("y",)), A2).steps] == [1, 2]  # the other one is joined
+
+
 @pytest.fixture(scope="module")
 def deploy_graphs() -> dict[str, Graph]:
     samples = amctc.open_samples_for(amctc.load(model_path()), calibration_path(), preprocess="unit", limit=16)
@@ -180,7 +219,8 @@ def test_a_runtime_that_adds_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch
     try:
         assert not self_test.runtime_is_exact()
         graph = self_test.self_test_graph(1)
-        assert all(len(step.ops) == 1 for step in plan_for(graph, A2, "onnxruntime").steps)
+        kernels = [step.kernel for step in plan_for(graph, A2, "onnxruntime").steps]
+        assert not any(isinstance(kernel, segment_writer.Segment) for kernel in kernels)
     finally:
         monkeypatch.undo()
         self_test.runtime_is_exact.cache_clear()
