@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amctc.errors import UsageError
-from amctc.execution.residual_sums import ResidualSums
+from amctc.execution.integer_chains import IntegerChains
 from amctc.execution.segments import RuntimeSegments
 from amctc.execution.self_test import runtime_is_exact
 from amctc.interp import Grouping, Plan
@@ -40,12 +40,13 @@ def plan_for(
     """
     require_executor(executor)
     make = reference_table if executor == "reference" else ascend_table
+    table = {**make(profile, on_overflow), **CARRIED}
     grouping: Grouping | None = None
     if executor == "onnxruntime" and runtime_is_exact():
         grouping = RuntimeSegments(profile)
     elif executor != "reference":
-        grouping = ResidualSums(profile)
-    return Plan(graph, {**make(profile, on_overflow), **CARRIED}, keep=keep, grouping=grouping)
+        grouping = IntegerChains(profile, table)
+    return Plan(graph, table, keep=keep, grouping=grouping)
 
 
 def require_executor(executor: str) -> None:

@@ -25,9 +25,9 @@ import numpy as np
 
 from amctc.execution.bounds import in_float16, largest_accumulators, largest_partial_sum
 from amctc.ir import Op, Value
+from amctc.kernels.accumulator import INT32_MAX
 from amctc.kernels.epilogue_parameters import DequantParameters, dequant_parameters, requant_parameters
 from amctc.kernels.integer_epilogue import split_fp16_scale
-from amctc.kernels.integer_linear import INT32_MAX
 from amctc.kernels.vector_epilogue import GUARD, split_dequant_scale
 from amctc.numerics.exact_gemm import EXACT_FLOAT32, INT8_MAGNITUDE
 from amctc.onnx_bridge import segment_emitters as emit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from amctc.errors import InputError
-from amctc.kernels.integer_linear import INT32_MAX, Array, Int8, Int32, OverflowCount
+from amctc.kernels.accumulator import INT32_MAX, Array, Int8, Int32, OverflowCount
 from amctc.numerics.exact_gemm import EXACT_FLOAT32, INT8_MAGNITUDE
 
 LARGEST_PRODUCT = INT8_MAGNITUDE * INT8_MAGNITUDE

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from amctc.kernels.windows import Window
+from amctc.kernels.accumulator import INT32_MAX, Accumulator, Array, Int8, Int32, Int64, check_activations
+from amctc.kernels.tiles import ChannelTiles, TileStep
+from amctc.kernels.windows import Window, channels_first, channels_last, pad_for
+from amctc.numerics.exact_gemm import EXACT_FLOAT32
 
-Array = NDArray[Any]
+_Place: TypeAlias = tuple[int, slice]
+"""An image of a batch and a range of its output rows."""
 
 ROW_BYTES = 256 << 10  # of output per einsum call; with the taps' inputs it stays in a 1 MiB L2 cache
 
@@ -73,3 +78,71 @@ class DepthwiseSums:
             total = part if total is None else np.add(total, part, out=total)
         assert total is not None  # a kernel has at least one tap
         return total
+
+
+class DepthwiseConv(Accumulator):
+    """Convolution with one input channel per group, over 1 or 2 spatial axes."""
+
+    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int, wrap: bool) -> None:
+        self._lifted = weight.ndim == 3  # 1-d: a 2-d convolution of height 1
+        if self._lifted:
+            (before, after), lift = window.pads, (1,)
+            window = Window(lift + window.kernel, lift + window.strides, (0, before, 0, after), lift + window.dilations)
+        taps = weight.reshape(-1, *window.kernel)
+        bound = np.abs(folded) + 128 * np.abs(taps.astype(np.int64)).sum(axis=(1, 2))
+        super().__init__(bool((bound > INT32_MAX).any()), wrap)
+        self.is_exact_in_float32 = bool((bound <= EXACT_FLOAT32).all())
+        self._sums, self._bias, self._window = DepthwiseSums(taps, window), folded, window
+        self._channels, self._multiplier, self._offset_x = group, len(taps) // group, offset_x
+
+    def __str__(self) -> str:
+        return f"depthwise taps, {self._sums.dtype}"
+
+    def __call__(self, x: Int8) -> Int32:
+        """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
+        return self._filled(x, np.int32, lambda sums, bias, target, place: self._settle(sums, bias, target))
+
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
+        """int8 (N, I, spatial…) -> what ``step`` makes of (N, O, out…)."""
+        others = [channels_last(b).reshape(len(b), -1, b.shape[-1] * b.shape[1]) for b in beside]
+        tiles: list[ChannelTiles] = []
+
+        def finish(sums: Array, bias: Array, target: Array, place: _Place) -> None:
+            if not tiles:  # the first block is the largest
+                tiles.append(ChannelTiles(step.function, step.parameters, len(self._bias), sums.size))
+            sums += bias
+            with np.errstate(all="ignore"):
+                tiles[0].fill(target.reshape(-1), sums.reshape(-1), *(o[place].reshape(-1) for o in others))
+
+        return self._filled(x, step.dtype, finish)
+
+    def _filled(
+        self, x: Int8, dtype: DTypeLike, finish: Callable[[Array, Array, Array, _Place], None]
+    ) -> Array:  # fmt: skip
+        """The result: ``finish(sums, bias, target, place)`` is called for each block of rows of an image."""
+        if self._lifted:
+            x = x[:, :, None]
+        check_activations(x, self._channels, self._window)
+        height, width = out = self._window.output_shape(x.shape[2:])
+        images = channels_last(pad_for(x, self._window, self._offset_x))
+        taps = self._sums.spread_taps(width)
+        bias = np.tile(self._bias.astype(self._sums.dtype) if self.is_exact_in_float32 else self._bias, width)
+        filled = np.empty((len(x), height, width * len(self._bias)), dtype)
+        for number, image in enumerate(images):
+            phases = self._sums.phases(np.repeat(image, self._multiplier, axis=-1) if self._multiplier > 1 else image)
+            for rows in self._sums.row_blocks((height, width)):
+                place = number, rows
+                finish(self._sums.sums(phases, taps, rows), bias, filled[place], place)
+        result = channels_first(filled.reshape(len(x), *out, len(self._bias)))
+        return result[:, :, 0] if self._lifted else result
+
+    def _settle(self, sums: Array, bias: Array, target: Int32) -> None:
+        """``target`` = sums + bias, brought into int32 where the weights do not prove that it fits (N7)."""
+        if self.is_exact_in_float32:  # adds and converts in one pass
+            np.add(sums, bias, out=target, casting="unsafe")
+            return
+        if not self.overflow_possible:
+            target[...] = sums
+            target += bias.astype(np.int32)
+            return
+        target[...] = self.settled(sums.astype(np.int64) + bias)

@@ -18,7 +18,7 @@ from amctc.kernels.accumulator_shift import shifted
 from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, round_tile, widen
 from amctc.kernels.integer_pool import max_pool_int8 as max_pool_int8  # the pools belong to the same public set
 from amctc.kernels.integer_pool import sum_pool_int8 as sum_pool_int8
-from amctc.kernels.tiles import Array, map_tiles
+from amctc.kernels.tiles import Array, TileStep, map_tiles
 from amctc.numerics.rounding import round_multiplier as rounded_multiplier
 from amctc.numerics.rounding import truncate_multiplier
 
@@ -111,16 +111,21 @@ def dequantize_fixpipe(
     accumulators +0. ``overflow``: beyond ±65504 saturate, or the infinity that the other vendor golden gives.
     """
     multiplier = rounded_multiplier(scale) if round_multiplier else truncate_multiplier(scale)
-    acc = shifted(acc, shift, channel_axis)
+    step = fixpipe_dequantizer(multiplier, relu=relu, overflow=overflow)
+    return step(shifted(acc, shift, channel_axis), channel_axis)
 
-    def step(tile: Int32, out: Float16, multiplier: Float32) -> None:
+
+def fixpipe_dequantizer(multiplier: ArrayLike, *, relu: bool, overflow: Overflow) -> TileStep:
+    """:func:`dequantize_fixpipe` of accumulators, int32 or exact in float32, behind the shift; M1 is ``multiplier``."""
+
+    def step(tile: Array, out: Float16, multiplier: Float32) -> None:
         t = tile.astype(np.float32)
         if relu:
             np.clip(t, np.float32(0), np.float32(math.inf), out=t)  # twice as fast as maximum with a scalar
         t *= multiplier
         narrow_tile(t, out, overflow)
 
-    return map_tiles(step, acc, np.float16, multiplier, channel_axis=channel_axis)
+    return TileStep(step, np.float16, (_f32(multiplier),))
 
 
 def dequantize_full_scale(
@@ -175,7 +180,16 @@ def requantize_fixpipe(
     come before the offset.
     Raises :class:`InputError` for an offset outside int9 (N11).
     """
-    acc, offsets = shifted(acc, shift, channel_axis), np.asarray(offset)
+    requantize = fixpipe_requantizer(multiplier, offset, negative_multiplier=negative_multiplier, unsigned=unsigned)
+    return requantize(shifted(acc, shift, channel_axis), channel_axis)
+
+
+def fixpipe_requantizer(
+    multiplier: ArrayLike, offset: ArrayLike = 0, *, negative_multiplier: ArrayLike | None = None,
+    unsigned: bool = False,
+) -> TileStep:  # fmt: skip
+    """:func:`requantize_fixpipe` of accumulators, int32 or exact in float32, behind the shift."""
+    offsets = np.asarray(offset)
     if offsets.size and (offsets.min() < -256 or offsets.max() > 255):
         raise InputError("a requantize offset is outside [-256, 255]", rule="N11")
     positive, negative = _f32(multiplier), _f32(multiplier if negative_multiplier is None else negative_multiplier)
@@ -190,7 +204,7 @@ def requantize_fixpipe(
     # clip(clip(r, a, b) + o, low, high) = clip(r + o, clip(a + o, low, high), clip(b + o, low, high)).
     bounds = (_f32(np.clip(end + offsets, low, high)) for end in (least, 255))
 
-    def step(tile: Int32, out: Array, positive: Float32, negative: Float32, offset: Float32, *ends: Float32) -> None:
+    def step(tile: Array, out: Array, positive: Float32, negative: Float32, offset: Float32, *ends: Float32) -> None:
         t = tile.astype(np.float32)
         t *= np.where(tile < 0, negative, positive) if leaky else positive
         np.rint(t, out=t)
@@ -198,8 +212,7 @@ def requantize_fixpipe(
         np.clip(t, *ends, out=t)
         np.copyto(out, t, casting="unsafe")
 
-    dtype = np.uint8 if unsigned else np.int8
-    return map_tiles(step, acc, dtype, positive, negative, _f32(offsets), *bounds, channel_axis=channel_axis)
+    return TileStep(step, np.uint8 if unsigned else np.int8, (positive, negative, _f32(offsets), *bounds))
 
 
 def antiquantize(

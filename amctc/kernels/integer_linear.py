@@ -9,52 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from amctc.errors import InputError, LimitError
-from amctc.kernels.integer_depthwise import DepthwiseSums
+from amctc.kernels.accumulator import (
+    INT32_MAX,
+    INT32_MIN,
+    Accumulator,
+    Array,
+    Int8,
+    Int32,
+    Int64,
+    check_activations,
+)
+from amctc.kernels.integer_depthwise import DepthwiseConv
+from amctc.kernels.tiles import ChannelTiles, TileStep
 from amctc.kernels.windows import Window, blocks, channels_first, channels_last, pad_for, patch_view
-from amctc.numerics.exact_gemm import EXACT_FLOAT32, PackedWeight
-
-Array = NDArray[Any]
-Int8 = NDArray[np.int8]
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
+from amctc.numerics.exact_gemm import PackedWeight
 
 PATCH_BYTES = 4 << 20  # scratch for gathered patches, as int8 and float32; measured flat from 4 to 32 MiB
 MERGED_CHANNELS = 32  # groups are merged into dense blocks up to this many channels (notes/performance B)
-INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
-
-
-class OverflowCount:
-    """What happens to accumulators outside int32, and how many there were.
-
-    ``overflow_possible`` is False when the operands prove that no input can leave int32 (of a constant weight:
-    |bias′| + 128 · Σ|w| < 2^31 in every channel): then nothing is checked at run time. Otherwise values outside are
-    saturated, or with ``wrap`` taken modulo 2^32 (N7), and ``overflows`` counts them over all calls so far. Either is
-    done once, to the finished sum: in which order the cube adds is not published.
-    """
-
-    def __init__(self, overflow_possible: bool, wrap: bool = False) -> None:
-        self.overflow_possible, self._wrap = overflow_possible, wrap
-        self.overflows = 0
-
-    def settled(self, sums: Int64) -> Int32:
-        """Finished sums brought into int32, those outside counted."""
-        self.overflows += int(np.count_nonzero((sums < INT32_MIN) | (sums > INT32_MAX)))
-        kept = sums if self._wrap else np.clip(sums, INT32_MIN, INT32_MAX)
-        return kept.astype(np.int32)  # NumPy casts integers modulo 2^32
-
-
-class Accumulator(OverflowCount):
-    """An integer linear operation with its weight packed: int8 activations in, int32 accumulators out."""
-
-    def __call__(self, x: Int8) -> Int32:
-        """The accumulators of ``x``; shapes as the function that prepared this object says."""
-        raise NotImplementedError
 
 
 def prepare_conv(
@@ -130,19 +105,29 @@ class Product(Accumulator):
 
     def __init__(self, packed: PackedWeight, wrap: bool = False) -> None:
         super().__init__(packed.can_overflow, wrap)
-        self._packed = packed
+        self._packed, self.is_exact_in_float32 = packed, packed.exact_with_bias
 
     def __str__(self) -> str:
         return f"product{_chunks([self._packed])}"
 
     def __call__(self, x: Int8) -> Int32:
         """int8 (…, K) -> int32 (…, N)."""
-        depth, width = self._packed.matrix.shape
+        acc, outside = self._packed.matmul(self._rows(x), wrap=self._wrap)
+        self.overflows += outside
+        return acc.reshape(*x.shape[:-1], acc.shape[1])
+
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
+        """int8 (…, K) -> what ``step`` makes of (…, N)."""
+        rows = self._rows(x)
+        sums = np.empty((len(rows), self._packed.matrix.shape[1]), np.float32)
+        self._packed.sums_into(rows, sums)
+        return step(sums.reshape(*x.shape[:-1], sums.shape[1]), -1, beside)
+
+    def _rows(self, x: Int8) -> Int8:
+        depth = len(self._packed.matrix)
         if x.dtype != np.int8 or x.ndim < 1 or x.shape[-1] != depth:
             raise InputError(f"activations {x.dtype} {x.shape} for an int8 matrix product with K = {depth}")
-        acc, outside = self._packed.matmul(x.reshape(math.prod(x.shape[:-1]), depth), wrap=self._wrap)
-        self.overflows += outside
-        return acc.reshape(*x.shape[:-1], width)
+        return x.reshape(math.prod(x.shape[:-1]), depth)
 
 
 class PatchConv(Accumulator):
@@ -153,6 +138,7 @@ class PatchConv(Accumulator):
         biases = folded.reshape(len(columns), -1)
         self._packed = [PackedWeight(c, b) for c, b in zip(columns, biases, strict=True)]
         super().__init__(any(packed.can_overflow for packed in self._packed), wrap)
+        self.is_exact_in_float32 = len(self._packed) == 1 and self._packed[0].exact_with_bias
         self._window, self._offset_x = window, offset_x
         self._channels, self._outputs = weight.shape[1] * group, weight.shape[0]
 
@@ -162,17 +148,14 @@ class PatchConv(Accumulator):
 
     def __call__(self, x: Int8) -> Int32:
         """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
-        _check_activations(x, self._channels, self._window)
-        out = self._window.output_shape(x.shape[2:])
-        patches = patch_view(channels_last(pad_for(x, self._window, self._offset_x)), self._window, out)
-        acc = np.empty((x.shape[0], *out, self._outputs), np.int32)
-        depth, width = self._packed[0].matrix.shape
-        boxes = list(blocks(acc.shape[:-1], PATCH_BYTES // (5 * depth)))
-        if len(self._packed) == 1 and self._packed[0].exact_with_bias:
-            self._one_product(patches, acc, boxes)
+        patches = self._patches(x)
+        acc = np.empty((*patches.shape[: x.ndim - 1], self._outputs), np.int32)
+        if self.is_exact_in_float32:
+            self._one_product(patches, acc)
             return channels_first(acc)
+        depth, width = self._packed[0].matrix.shape
         channels = self._channels // len(self._packed)
-        for box in boxes:
+        for box in blocks(acc.shape[:-1], PATCH_BYTES // (5 * depth)):
             tile, target = patches[box], acc[box]
             for number, packed in enumerate(self._packed):
                 rows = tile[..., number * channels : (number + 1) * channels].reshape(-1, depth)
@@ -181,63 +164,42 @@ class PatchConv(Accumulator):
                 self.overflows += outside
         return channels_first(acc)
 
-    def _one_product(self, patches: Int8, acc: Int32, boxes: list[tuple[slice, ...]]) -> None:
-        """Fill ``acc`` block by block, each one product into scratch that all share: fresh pages cost as much time."""
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
+        """int8 (N, I, spatial…) -> what ``step`` makes of (N, O, out…)."""
+        patches = self._patches(x)
+        out = np.empty((*patches.shape[: x.ndim - 1], self._outputs), step.dtype)
+        self._one_product(patches, out, step, [channels_last(b) for b in beside])
+        return channels_first(out)
+
+    def _patches(self, x: Int8) -> Int8:
+        check_activations(x, self._channels, self._window)
+        out = self._window.output_shape(x.shape[2:])
+        return patch_view(channels_last(pad_for(x, self._window, self._offset_x)), self._window, out)
+
+    def _one_product(
+        self, patches: Int8, out: Array, step: TileStep | None = None, beside: Sequence[Array] = ()
+    ) -> None:  # fmt: skip
+        """Fill ``out`` with the sums, or with what ``step`` makes of them, block by block.
+
+        Each block is one product into scratch that all share: fresh pages cost as much time.
+        """
         (packed,) = self._packed
         depth, width = packed.matrix.shape
-        most = max((math.prod(acc[box].shape[:-1]) for box in boxes), default=0)
+        boxes = list(blocks(out.shape[:-1], PATCH_BYTES // (5 * depth)))
+        most = max((math.prod(out[box].shape[:-1]) for box in boxes), default=0)
         gathered, products = np.empty(most * depth, np.float32), np.empty(most * width, np.float32)
+        tiles = None if step is None else ChannelTiles(step.function, step.parameters, width, most * width)
         for box in boxes:
-            tile, sums = patches[box], acc[box].reshape(-1, width)  # a view: a box covers a run of positions
-            rows = gathered[: len(sums) * depth]
+            tile, target = patches[box], out[box].reshape(-1, width)  # a view: a box covers a run of positions
+            rows = gathered[: len(target) * depth]
             rows.reshape(tile.shape)[...] = tile
-            packed.matmul_into(rows.reshape(-1, depth), sums, products)
-
-
-class DepthwiseConv(Accumulator):
-    """Convolution with one input channel per group, over 1 or 2 spatial axes."""
-
-    def __init__(self, weight: Int8, folded: Int64, window: Window, group: int, offset_x: int, wrap: bool) -> None:
-        self._lifted = weight.ndim == 3  # 1-d: a 2-d convolution of height 1
-        if self._lifted:
-            (before, after), lift = window.pads, (1,)
-            window = Window(lift + window.kernel, lift + window.strides, (0, before, 0, after), lift + window.dilations)
-        taps = weight.reshape(-1, *window.kernel)
-        bound = np.abs(folded) + 128 * np.abs(taps.astype(np.int64)).sum(axis=(1, 2))
-        super().__init__(bool((bound > INT32_MAX).any()), wrap)
-        self._exact = bool((bound <= EXACT_FLOAT32).all())
-        self._sums, self._bias, self._window = DepthwiseSums(taps, window), folded, window
-        self._channels, self._multiplier, self._offset_x = group, len(taps) // group, offset_x
-
-    def __str__(self) -> str:
-        return f"depthwise taps, {self._sums.dtype}"
-
-    def __call__(self, x: Int8) -> Int32:
-        """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
-        if self._lifted:
-            x = x[:, :, None]
-        _check_activations(x, self._channels, self._window)
-        height, width = out = self._window.output_shape(x.shape[2:])
-        images = channels_last(pad_for(x, self._window, self._offset_x))
-        taps, bias = self._sums.spread_taps(width), np.tile(self._bias, width)
-        acc = np.empty((len(x), height, width * len(self._bias)), np.int32)
-        for image, target in zip(images, acc, strict=True):
-            phases = self._sums.phases(np.repeat(image, self._multiplier, axis=-1) if self._multiplier > 1 else image)
-            for rows in self._sums.row_blocks((height, width)):
-                self._settle(self._sums.sums(phases, taps, rows), bias, target[rows])
-        result = channels_first(acc.reshape(len(x), *out, len(self._bias)))
-        return result[:, :, 0] if self._lifted else result
-
-    def _settle(self, sums: Array, bias: Int64, target: Int32) -> None:
-        """``target`` = sums + bias, brought into int32 where the weights do not prove that it fits (N7)."""
-        if self._exact:  # adds and converts in one pass
-            np.add(sums, bias.astype(sums.dtype), out=target, casting="unsafe")
-            return
-        if not self.overflow_possible:
-            target[...] = sums
-            target += bias.astype(np.int32)
-            return
-        target[...] = self.settled(sums.astype(np.int64) + bias)
+            if tiles is None:
+                packed.matmul_into(rows.reshape(-1, depth), target, products)
+                continue
+            sums = products[: target.size]
+            packed.sums_into(rows.reshape(-1, depth), sums.reshape(target.shape))
+            with np.errstate(all="ignore"):
+                tiles.fill(target.reshape(-1), sums, *(b[box].reshape(-1) for b in beside))
 
 
 def _chunks(packed: Sequence[PackedWeight]) -> str:
@@ -269,8 +231,3 @@ def check_operands(weight: Array, bias: Array | None, outputs: int, offset_x: in
         raise InputError(f"the bias of an integer kernel is int32 of shape ({outputs},), not {bias.dtype} {bias.shape}")
     if not -128 <= offset_x <= 127:
         raise InputError(f"the activation offset {offset_x} is outside int8", rule="N8")
-
-
-def _check_activations(x: Array, channels: int, window: Window) -> None:
-    if x.dtype != np.int8 or x.ndim != 2 + len(window.kernel) or x.shape[1] != channels:
-        raise InputError(f"activations {x.dtype} {x.shape} for an int8 convolution of {channels} channels")

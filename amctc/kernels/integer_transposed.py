@@ -16,16 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from amctc.errors import InputError
-from amctc.kernels.integer_linear import (
-    Accumulator,
-    Array,
-    Int8,
-    Int32,
-    check_operands,
-    fold_offset,
-    folded_conv,
-    weight_sums,
-)
+from amctc.kernels.accumulator import Accumulator, Array, Int8, Int32
+from amctc.kernels.integer_linear import check_operands, fold_offset, folded_conv, weight_sums
 from amctc.kernels.windows import Window, channels_first, pad_axes, trailing
 
 

@@ -6,32 +6,24 @@ import math
 
 import numpy as np
 
-from amctc.kernels.accumulator_shift import Int32
 from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow_tile, round_tile, widen
-from amctc.kernels.tiles import map_tiles
+from amctc.kernels.tiles import Array, TileStep
 
 LEAST_MULTIPLIER = 2.0**-24
 """With it an accumulator that is not 0 does not become a float16 zero: there is no -0 that could meet another."""
 
 
-def add_dequantized(
-    acc: Int32,
-    other: Float16,
-    multiplier: Float32,
-    *,
-    channel_axis: int = 1,
-    relu: bool = False,
-    overflow: Overflow = "saturate",
-    sum_relu: bool = False,
-    sum_overflow: Overflow = "saturate",
-) -> Float16:
-    """f16(f16(f32(acc) · multiplier) + ``other``), then ``sum_relu``: N12 and N26 in one step, the same bits.
+def residual_adder(
+    multiplier: Float32, *, relu: bool, overflow: Overflow, sum_relu: bool, sum_overflow: Overflow
+) -> TileStep:
+    """f16(f16(f32(acc) · ``multiplier``) + other), then ``sum_relu``: N12 and N26 in one step, the same bits.
 
     ``multiplier`` (at least :data:`LEAST_MULTIPLIER`) is the truncated or rounded one, one element or one per channel;
-    ``relu`` and ``overflow`` are the dequantization's, ``sum_overflow`` the sum's.
+    ``relu`` and ``overflow`` are the dequantization's, ``sum_overflow`` the sum's. Other, beside accumulators that are
+    int32 or exact in float32, is float16.
     """
 
-    def step(tile: Int32, beside: Float16, out: Float16, multiplier: Float32) -> None:
+    def step(tile: Array, beside: Float16, out: Float16, multiplier: Float32) -> None:
         t = tile.astype(np.float32)
         if relu:
             np.clip(t, np.float32(0), np.float32(math.inf), out=t)
@@ -43,4 +35,4 @@ def add_dequantized(
             t += np.float32(0)  # no -0
         narrow_tile(t, out, sum_overflow)
 
-    return map_tiles(step, acc, np.float16, multiplier, channel_axis=channel_axis, beside=(other,))
+    return TileStep(step, np.float16, (multiplier,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,45 @@ from amctc.errors import InputError
 Array = NDArray[Any]
 
 TILE = 65536  # elements, 256 KiB of float32: two temporaries fit a 1 MiB L2; measured 30 % faster than 16384
+
+
+@dataclass(frozen=True, eq=False)
+class TileStep:
+    """What is done to an array element by element: ``function(tile, *tiles_beside, out_tile, *parameter_tiles)``.
+
+    Tiles are 1-d and contiguous. A parameter has one element (the function gets it without axes) or one per channel
+    (the function gets the value of each element of the tile).
+    """
+
+    function: Callable[..., object]
+    dtype: DTypeLike
+    parameters: tuple[Array, ...] = ()
+
+    def __call__(self, x: Array, channel_axis: int | None = None, beside: Sequence[Array] = ()) -> Array:
+        """:func:`map_tiles` of it."""
+        return map_tiles(
+            self.function, x, self.dtype, *self.parameters, channel_axis=channel_axis, beside=beside
+        )  # fmt: skip
+
+
+class ChannelTiles:
+    """A step over runs of at most ``longest`` elements in memory, channels innermost, that start at channel 0."""
+
+    def __init__(
+        self, function: Callable[..., object], parameters: Sequence[Array], channels: int, longest: int
+    ) -> None:  # fmt: skip
+        self._function, self._size = function, max(1, TILE // max(channels, 1) * channels)
+        repeats = min(self._size, longest) // max(channels, 1)
+        self._spread = [p.reshape(()) if p.size == 1 else np.tile(p.reshape(-1), repeats) for p in parameters]
+
+    def fill(self, out: Array, *runs: Array) -> None:
+        """Fill ``out`` from ``runs``, all 1-d and of one length."""
+        for start in range(0, out.size, self._size):
+            tile = slice(start, start + self._size)
+            into = out[tile]
+            self._function(
+                *(run[tile] for run in runs), into, *(p if p.ndim == 0 else p[: into.size] for p in self._spread)
+            )  # fmt: skip
 
 
 def map_tiles(
@@ -52,13 +92,7 @@ def _map_channels(
         raise InputError(
             f"parameters of shapes {[p.shape for p in parameters]} do not fit axis {axis} of an array {x.shape}"
         )
-    channels = x.shape[axis]
     rows = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in arrays]
-    flat, out = [r.reshape(-1) for r in rows], np.empty(x.size, dtype)
-    size = max(1, TILE // max(channels, 1)) * channels
-    repeats = min(size, x.size) // max(channels, 1)
-    spread = [p.reshape(()) if p.size == 1 else np.tile(p.reshape(-1), repeats) for p in parameters]
-    for start in range(0, x.size, max(size, 1)):
-        tiles = [f[start : start + size] for f in flat]
-        step(*tiles, out[start : start + size], *(p if p.ndim == 0 else p[: tiles[0].size] for p in spread))
+    out = np.empty(x.size, dtype)
+    ChannelTiles(step, parameters, x.shape[axis], x.size).fill(out, *(r.reshape(-1) for r in rows))
     return np.moveaxis(out.reshape(rows[0].shape), -1, axis)

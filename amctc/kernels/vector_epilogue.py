@@ -9,7 +9,7 @@ from amctc.errors import InputError
 from amctc.kernels.accumulator_shift import Int32, shifted
 from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow_tile, round_tile, widen
 from amctc.kernels.integer_epilogue import split_fp16_scale
-from amctc.kernels.tiles import map_tiles
+from amctc.kernels.tiles import Array, TileStep
 
 GUARD = np.float32(2.0**-17)
 """N15: brings every int32 (2^31 · 2^-17 = 2^14) into the range of float16."""
@@ -43,13 +43,21 @@ def dequantize_f16(
     product rounded before 2^17 too, every result would be a multiple of 2^-24 · 2^17 = 2^-7.
     Raises :class:`InputError` for a scale that float16 cannot hold.
     """
+    step = vector_dequantizer(scale, relu=relu, guard=guard, sqrt_mode=sqrt_mode, overflow=overflow)
+    return step(shifted(acc, shift, channel_axis), channel_axis)
+
+
+def vector_dequantizer(
+    scale: ArrayLike, *, relu: bool, guard: bool, sqrt_mode: bool, overflow: Overflow
+) -> TileStep:  # fmt: skip
+    """:func:`dequantize_f16` of accumulators, int32 or exact in float32, behind the shift."""
     with np.errstate(over="ignore"):
         halves = np.asarray(scale, np.float32).astype(np.float16)
     if not np.isfinite(halves).all():
         raise InputError("a dequantization scale beyond 65504 is none of float16", rule="N15", remedy="use sqrt_mode")
     before, after = (GUARD, 1 / GUARD) if guard else (np.float32(1), np.float32(1))
 
-    def step(tile: Int32, out: Float16, scale: Float32) -> None:
+    def step(tile: Array, out: Float16, scale: Float32) -> None:
         t = tile.astype(np.float32)
         t *= before
         round_tile(t, overflow)  # no -0 comes in or out: an accumulator is 0 or at least 2^-17
@@ -63,7 +71,7 @@ def dequantize_f16(
             t *= scale
             narrow_tile(t, out, overflow)
 
-    return map_tiles(step, shifted(acc, shift, channel_axis), np.float16, widen(halves), channel_axis=channel_axis)
+    return TileStep(step, np.float16, (widen(halves),))
 
 
 def split_dequant_scale(scale: ArrayLike) -> tuple[Float32, bool]:

@@ -159,6 +159,11 @@ class PackedWeight:
         # One pass adds and converts, a cache line at a time: f32 + f32 is an exact integer, so the cast loses nothing.
         np.add(product, self.bias_i64.astype(np.float32), out=out, casting="unsafe")
 
+    def sums_into(self, x: AnyArray, out: Float32Array) -> None:
+        """:meth:`matmul` into ``out`` (M, N) as float32, where one product is exact (``exact_with_bias``)."""
+        np.matmul(x.astype(np.float32, copy=False), self.matrix, out=out)
+        out += self.bias_i64.astype(np.float32)
+
     def _one_product(self, x: AnyArray, out: AnyArray) -> AnyArray:
         self.matmul_into(x, out, np.empty(out.size, np.float32))
         return out

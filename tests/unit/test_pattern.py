@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from amctc.analysis import uses
 from amctc.ir import Graph, GraphInput, Origin, Result, Value, apply, build, const
 from amctc.matcher import Matcher
 from amctc.ops import nn, onnx

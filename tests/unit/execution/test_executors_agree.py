@@ -17,7 +17,7 @@ from amctc.ir import Graph, GraphInput, Value, apply, const
 from amctc.kernels import float_pointwise
 from amctc.kernels.half_precision import Overflow
 from amctc.kernels.integer_epilogue import add_float16, dequantize_fixpipe
-from amctc.kernels.residual import LEAST_MULTIPLIER, add_dequantized
+from amctc.kernels.residual import LEAST_MULTIPLIER, residual_adder
 from amctc.numerics.rounding import truncate_multiplier
 from amctc.onnx_bridge import segment_writer
 from amctc.ops import ascend, nn
@@ -147,8 +147,10 @@ def test_a_sum_from_the_accumulator_has_the_bits_of_its_parts(overflow: Overflow
         scale = np.full(1 << 8, base, np.float32) * 2.0 ** rng.integers(0, 4, 1 << 8).astype(np.float32)
         own = dequantize_fixpipe(acc, scale, relu=relu, overflow=overflow)
         wanted = float_pointwise.relu(add_float16(own, other, overflow=overflow))
-        given = add_dequantized(acc, other, truncate_multiplier(scale), relu=relu, overflow=overflow, sum_relu=True,
-                                sum_overflow=overflow)  # fmt: skip
+        step = residual_adder(
+            truncate_multiplier(scale), relu=relu, overflow=overflow, sum_relu=True, sum_overflow=overflow
+        )
+        given = step(acc, 1, (other,))
         np.testing.assert_array_equal(given.view(np.uint16), wanted.view(np.uint16))
 
 
@@ -168,6 +170,26 @@ def test_residual_sums_are_joined_where_nobody_else_reads_the_parts() -> None:
         assert all(len(step.ops) == 1 for step in plan_for(graph, load_profile("ascend310")).steps)
     tiny = apply(nn.Add(), apply(ascend.Dequant(1, to=F16), x, const(np.float32([1e-9]))), other)
     assert [len(s.ops) for s in plan_for(Graph((x,), (tiny,), ("y",)), A2).steps] == [1, 2]  # the other one is joined
+
+
+@pytest.mark.parametrize(("inputs", "joined"), [(1032, True), (1033, False)])
+def test_products_are_joined_while_float32_holds_their_sums(inputs: int, joined: bool) -> None:
+    """128 · 127 · 1032 = 2^24 − 1024: one weight more, and a sum may need a 25th bit."""
+    x = GraphInput("x", TensorType(("N", inputs, 2, 2), I8))
+    weight = const(np.full((3, inputs, 1, 1), 127, np.int8))
+    acc = apply(ascend.Conv((1, 1), (0,) * 4, (1, 1), 1, 0), x, weight)
+    graph = Graph((x,), (apply(ascend.Requant(1, 3, 1.0), acc, const(np.float32([1e-6, 2e-6, 3e-6]))),), ("y",))
+    assert [len(step.ops) for step in plan_for(graph, A2).steps] == ([2] if joined else [1, 1])
+    ends = np.stack([np.full((inputs, 2, 2), end, np.int8) for end in (-128, 127, 0)])
+    check_executor(graph, A2, "numpy", [{"x": ends}])
+
+
+def test_parameters_along_another_axis_are_not_joined() -> None:
+    x = GraphInput("x", TensorType((2, 4, 4), I8))
+    acc = apply(ascend.MatMul(), x, const(np.eye(4, dtype=np.int8)))
+    for axis, steps in ((1, [1, 1]), (2, [2])):
+        result = apply(ascend.Requant(axis, 0, 1.0), acc, const(np.float32([0.5, 1, 2, 4])))
+        assert [len(s.ops) for s in plan_for(Graph((x,), (result,), ("y",)), A2).steps] == steps
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +265,9 @@ def test_a_difference_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     feeds = {"x": np.ones((2, 3), np.float16)}
     real = plan_for
 
-    def wrong(graph: Graph, profile: Profile, executor: str, keep: list[Value]) -> object:
+    def wrong(graph: Graph, profile: Profile, executor: str, keep: tuple[Value, ...] | list[Value] = ()) -> object:
         plan = real(graph, profile, executor, keep=keep)
-        if executor == "reference":
+        if executor == "reference" or not keep:
             return plan
         values = plan.run_values(feeds)
         values[keep[0]] = values[keep[0]].copy()
@@ -288,6 +310,6 @@ def test_memory_is_predicted(deploy_graphs: dict[str, Graph]) -> None:
     assert listing.peak_bytes is not None
     fed = 64 * 64 * 4  # the caller's
     assert listing.peak_bytes - fed <= measured_peak(plan) <= listing.peak_bytes + (8 << 20)
-    assert listing.steps[1].kernel == "product of patches"
+    assert listing.steps[1].kernel == "product of patches, sums kept in the cache"
     assert listing.steps[0].result_bytes == 64 * 64
     assert listed(plan_for(session.graph, A2)).peak_bytes is None

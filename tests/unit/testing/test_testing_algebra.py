@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from amctc.analysis import uses
 from amctc.contract import Rounding
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.kernels.tables import ORACLE
