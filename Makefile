@@ -32,11 +32,11 @@ nightly: $(VENV)/.nightly
 	$(BIN)/python -m tools.integer_truth --cases 1500
 	$(BIN)/python -m tools.integer_truth --cases 250 --executor reference
 	$(BIN)/python -m tools.integer_truth --cases 250 --executor onnxruntime
-	$(BIN)/python -m tools.guard_mutants
+	$(BIN)/python -m tools.mutation.guards
 	$(BIN)/python -m tools.mutation
 	$(BIN)/python -m tools.bad_inputs
 	$(BIN)/python -m tools.kills
-	$(BIN)/python -m tools.resume_kills --count 200
+	$(BIN)/python -m tools.kills.resume --count 200
 	$(BIN)/python -m tools.fuzz --seconds 60
 
 format: $(VENV)/.test

@@ -39,7 +39,7 @@ from amctc.testing.pass_properties import with_names
 from amctc.testing.properties import LIMIT
 from amctc.text import print_graph
 from amctc.types import F16, F32, I8, I32, Array, QuantizedType, TensorType
-from tools.random_forms import odd_names, shuffled
+from tools.random_graphs.forms import odd_names, shuffled
 
 Samples = Sequence[Mapping[str, Array]]
 PREPARE = load_preset("balanced").prepare

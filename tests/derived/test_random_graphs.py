@@ -21,10 +21,10 @@ from amctc.rewrite import apply_rewrites, rewrite
 from amctc.testing import Recipe, SeededSource
 from amctc.testing.arrays import feed
 from amctc.types import F32, TensorType
-from tools import random_graphs
-from tools.random_cases import Case, drawn_case
-from tools.random_graphs import Finding, Tally, campaign, compare_with_reference, examine
-from tools.random_reference import by_reference
+from tools.random_graphs import __main__ as random_graphs
+from tools.random_graphs.__main__ import Finding, Tally, campaign, compare_with_reference, examine
+from tools.random_graphs.cases import Case, drawn_case
+from tools.random_graphs.reference import by_reference
 
 COUNT = 600
 """Models; the nightly campaign draws 40 000."""

@@ -15,9 +15,9 @@ from amctc.ir import Graph
 from amctc.onnx_bridge import export_model
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import nn
-from tools import conformance
-from tools.conformance import DIFFERENT, MODELLED, NOT_RUN, REFUSED, SAME, WRONG, Verdict, judged, table
-from tools.onnx_suites import Case, cases
+from tools.conformance import __main__ as conformance
+from tools.conformance.__main__ import DIFFERENT, MODELLED, NOT_RUN, REFUSED, SAME, WRONG, Verdict, judged, table
+from tools.conformance.suites import Case, cases
 
 KNOWN = Path(__file__).with_name("conformance_known.txt")
 STEPS = {"node": 12, "pytorch-converted": 4, "pytorch-operator": 3, "simple": 1}

@@ -23,9 +23,9 @@ from tests.models import hard_forms  # noqa: F401 - it enters its models
 from tests.models.hard_folds import FLOAT_MODELS
 from tests.models.hard_layers import LAYERS, REFUSED
 from tests.models.test_odd_models import IN_INTEGERS, outputs, sqnr
-from tools.random_cases import Case
-from tools.random_forms import without_node_names
-from tools.random_graphs import Tally, examine
+from tools.random_graphs.__main__ import Tally, examine
+from tools.random_graphs.cases import Case
+from tools.random_graphs.forms import without_node_names
 
 LEAST_DB = 30.0
 """An int8 layer keeps its noise about 35 dB below its signal; these models have one or two."""

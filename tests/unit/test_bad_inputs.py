@@ -6,14 +6,16 @@ import itertools
 
 import pytest
 
-from tools import bad_bombs, bad_files, bad_inputs, bad_models, bad_samples, small_models
-from tools.bad_inputs import Bad
+from tools import small_models
+from tools.bad_inputs import __main__ as bad_inputs
+from tools.bad_inputs import bombs, files, models, samples
+from tools.bad_inputs.__main__ import Bad
 
 STEP = 31
 """Every so many cases are tried here; ``make nightly`` tries all, and the bombs."""
 
-CHEAP = (*bad_models._bytes(), *bad_models._structure(), *bad_bombs.external_places(), *bad_samples.cases(1),
-         *bad_files.cases(1))  # fmt: skip
+CHEAP = (*models._bytes(), *models._structure(), *bombs.external_places(), *samples.cases(1),
+         *files.cases(1))  # fmt: skip
 
 
 @pytest.mark.parametrize("first", range(2))
@@ -24,6 +26,6 @@ def test_bad_inputs_are_refused_by_the_contract(first: int) -> None:
 
 
 def test_a_breach_is_seen() -> None:
-    good = Bad("good", "a model that is fine", ("inspect", "m.onnx"), bad_models.files_of(small_models.old()))
+    good = Bad("good", "a model that is fine", ("inspect", "m.onnx"), models.files_of(small_models.old()))
     (outcome,) = bad_inputs.run([good])
     assert outcome.breaches == ("status 0",)

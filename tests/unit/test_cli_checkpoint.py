@@ -83,7 +83,7 @@ def test_another_process_goes_on_to_the_same_bytes(whole, tmp_path, monkeypatch)
 
 def test_processes_killed_for_good(tmp_path: Path) -> None:
     """The nightly tool, briefly: SIGKILL while checkpoints are written and in between."""
-    line = [sys.executable, "-m", "tools.resume_kills", "--count", "3", "--seed", "3"]
+    line = [sys.executable, "-m", "tools.kills.resume", "--count", "3", "--seed", "3"]
     done = subprocess.run(line, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amctc.errors import AmctcError
-from tools import fuzz_targets
-from tools.fuzz_targets import TARGETS
+from tools.fuzz import targets
+from tools.fuzz.targets import TARGETS
 
 
 @pytest.fixture(autouse=True, scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     place = tmp_path_factory.mktemp("fuzz")
-    (place / "weights.bin").write_bytes(fuzz_targets.small_models.EXTERNAL)
+    (place / "weights.bin").write_bytes(targets.small_models.EXTERNAL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fuzz_targets, "folder", lambda: place)
+        patch.setattr(targets, "folder", lambda: place)
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tools import kills
+from tools.kills import __main__ as kills
 
 
 def test_no_output_is_torn(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutation import GOAL, REVIEW, ROOT, listed, undecorated, wilson
+from tools.mutation.__main__ import GOAL, REVIEW, ROOT, listed, undecorated, wilson
 
 ENTRY = re.compile(
     r"^- `(?P<module>[\w.]+)`:(?P<why>[^`]*(?:\n  [^-].*)*)\n  - `(?P<before>.*)`\n  - `(?P<after>.*)`$", re.M

@@ -12,8 +12,8 @@ from onnx import parser
 from amctc.api import load
 from amctc.errors import InputError, LimitError
 from amctc.onnx_bridge import FloatSession, import_model, propagation
-from tools.bad_bombs import net as built
-from tools.bad_bombs import node, overlapping
+from tools.bad_inputs.bombs import net as built
+from tools.bad_inputs.bombs import node, overlapping
 
 I64 = np.int64
 

@@ -1,6 +1,6 @@
 """Preconditions that drawn graphs meet too seldom: each test has the graph that one of them is there for.
 
-``tools/guard_mutants.py`` switches them off one at a time and wants a test to fail.
+``tools/mutation/guards.py`` switches them off one at a time and wants a test to fail.
 """
 
 from __future__ import annotations

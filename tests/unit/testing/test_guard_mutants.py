@@ -6,8 +6,8 @@ import subprocess
 import sys
 from textwrap import dedent
 
-from tools.guard_mutants import distances, reachable, unit_tests
-from tools.preconditions import ROOT, module_paths, preconditions
+from tools.mutation.guards import distances, reachable, unit_tests
+from tools.mutation.preconditions import ROOT, module_paths, preconditions
 
 SOURCE = dedent('''
     def _small(kind):
@@ -92,9 +92,9 @@ A_FEW = ("'axes move'", "amctc_patterns.activation", "amctc_passes.lower.pack_co
 
 
 def test_a_few_preconditions_are_needed() -> None:
-    """A reason, two constraints of a pattern, a refusal; ``python -m tools.guard_mutants`` tries all there are."""
+    """A reason, two constraints of a pattern, a refusal; ``python -m tools.mutation.guards`` tries all there are."""
     words = [word for text in A_FEW for word in ("--only", text)]
-    done = subprocess.run([sys.executable, "-m", "tools.guard_mutants", *words], cwd=ROOT, capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "tools.mutation.guards", *words], cwd=ROOT, capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 preconditions killed" in done.stdout

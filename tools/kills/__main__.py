@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools import small_models
-from tools.interruptions import (
+from tools.kills.interruptions import (
     KILLED,
     Task,
     contents,

@@ -3,7 +3,7 @@
 
     python -m tools.bad_inputs [--only TEXT] [--seed 1] [--verbose]
 
-Each input (of :mod:`tools.bad_models`, ``bad_bombs``, ``bad_samples``, ``bad_files``) runs ``amctc`` in a process of
+Each input (of ``models``, ``bombs``, ``samples``, ``files``) runs ``amctc`` in a process of
 its own. It must end with a status of 2 to 5 (never 1, never a signal), one line on stderr (under which a caret may
 point at a text) that is printable and has no traceback, no new or changed file, within 20 s and 1.5 GB. Files damaged
 at random may turn out fine; they are counted apart. Prints a table of outcomes by kind, every breach, and a summary;
@@ -82,12 +82,12 @@ def main() -> int:
 
 def all_cases(seed: int = 1) -> Iterator[Bad]:
     """Every case; ``seed`` chooses the random damage."""
-    from tools import bad_bombs, bad_files, bad_models, bad_samples
+    from tools.bad_inputs import bombs, files, models, samples
 
-    yield from bad_models.cases(seed)
-    yield from bad_bombs.cases()
-    yield from bad_samples.cases(seed)
-    yield from bad_files.cases(seed)
+    yield from models.cases(seed)
+    yield from bombs.cases()
+    yield from samples.cases(seed)
+    yield from files.cases(seed)
 
 
 def print_table(outcomes: Sequence[Outcome]) -> None:

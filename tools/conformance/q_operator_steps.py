@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Count how often a QLinear… node and the quantizers it becomes differ, and by how many steps, in ONNX Runtime.
 
-    python -m tools.q_operator_steps [--write]
+    python -m tools.conformance.q_operator_steps [--write]
 
 Both sides run without optimisations on the same random integers; ``--write`` puts the table into
 ``docs/conformance.md``.
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from amctc.onnx_bridge import export_model, import_model
 from amctc.onnx_bridge.runtime import open_session
-from tools.conformance import PAGE, write_table
+from tools.conformance.__main__ import PAGE, write_table
 
 RUNTIME = "com.microsoft"
 SHAPE = (4, 16, 24, 24)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kill `amctc compress --checkpoint` with SIGKILL again and again, resume it, and compare every byte it writes.
 
-    python -m tools.resume_kills [--count 200] [--seed 0]
+    python -m tools.kills.resume [--count 200] [--seed 0]
 
 Each round draws options (samples, batch size, method, seed, moving averages, threads), runs once without interruption,
 then runs a chain: each run resumes the checkpoint of the one before and is killed, until one ends by itself. Kills come

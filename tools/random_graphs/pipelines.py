@@ -10,7 +10,7 @@ from amctc.contract import Exact, Rounding
 from amctc.pipeline import Pass, Pipeline, Repeat, installed
 from amctc.preset import load_preset
 from amctc.targets import DEFAULT_TARGET, load_profile
-from tools.random_cases import Case
+from tools.random_graphs.cases import Case
 
 
 @functools.cache

@@ -35,9 +35,9 @@ from amctc.onnx_bridge.edge_casts import EdgeCasts
 from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops.onnx import Node
 from amctc.types import TensorType
-from tools.onnx_suites import SUITES, Case, cases, same, similar
+from tools.conformance.suites import SUITES, Case, cases, same, similar
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "conformance.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
 SAME, CLOSE, EXPECTED, VALID = "same bits", "within tolerance", "as the suite expects", "valid, not runnable"
 REFUSED, WRONG = "refused", "wrong"

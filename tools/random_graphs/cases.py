@@ -22,7 +22,7 @@ from amctc.testing.arrays import feed
 from amctc.testing.comparisons import WHOLE_GRAPH
 from amctc.testing.cuts import widened
 from amctc.types import F16, F32, Array, QuantizedType
-from tools.random_forms import Feeds, in_another_form
+from tools.random_graphs.forms import Feeds, in_another_form
 
 FIRING_TRIES = 40
 """How often an instance is drawn again whose rewrite must fire: some decline nineteen in twenty."""

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REVIEW = ROOT / "tests" / "mutation_survivors.md"
 EQUIVALENT = "## Equivalent"
 """The part of the review that lists mutants no test could kill."""
@@ -170,7 +170,7 @@ def exit_statuses(drawn: Sequence[str], tests: Sequence[str]) -> dict[str, int |
     place = Path("mutants")
     (place / "drawn.txt").write_text("\n".join(drawn), "utf-8")
     environment = {**os.environ, "AMCTC_MUTANTS": "drawn.txt", "AMCTC_PROFILE": "dev", "AMCTC_EXAMPLES": "10"}
-    words = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir=.", "-p", "tools.mutation_session"]
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "--rootdir=.", "-p", "tools.mutation.session"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutation", *tests]
     done = subprocess.run(words, cwd=place, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

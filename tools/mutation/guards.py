@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Switch off the preconditions of rewrites and passes one at a time, and see that a test notices each.
 
-    python -m tools.guard_mutants [--only TEXT] [--every N] [--list]
+    python -m tools.mutation.guards [--only TEXT] [--every N] [--list]
 
-What counts as a precondition is said in :mod:`tools.preconditions`. A mutant is a module of ``amctc_patterns`` or
-``amctc_passes`` in which one of them is gone. It runs the derived tests of the rewrites or passes that can reach it
-and the unit tests that name them, in that order for a rewrite, in the other for a pass, up to the first failure.
-``--only`` takes the preconditions whose line has a text in it, ``--every`` each N-th.
+What counts as a precondition is said in :mod:`tools.mutation.preconditions`. A mutant is a module of
+``amctc_patterns`` or ``amctc_passes`` in which one of them is gone. It runs the derived tests of the rewrites or passes
+that can reach it and the unit tests that name them, in that order for a rewrite, in the other for a pass, up to the
+first failure. ``--only`` takes the preconditions whose line has a text in it, ``--every`` each N-th.
 
 Prints a line per precondition with the test that noticed, then the survivors and the figures; exits with 1 if there
 are survivors. Nothing is drawn anew: two runs print the same.
@@ -35,7 +35,7 @@ import pytest
 
 import amctc.api  # noqa: F401  (what most tests import is imported once)
 from amctc.testing import violations
-from tools.preconditions import ROOT, Precondition, module_paths, preconditions
+from tools.mutation.preconditions import ROOT, Precondition, module_paths, preconditions
 
 PATIENCE = 120
 """Seconds of CPU after which a mutant counts as one that does not come to an end."""

@@ -41,7 +41,7 @@ def main() -> int:
     if arguments.inside:
         _inside(arguments.inside, arguments, out)
         return 0
-    from tools.fuzz_targets import TARGETS
+    from tools.fuzz.targets import TARGETS
 
     names = arguments.targets or list(TARGETS)
     if arguments.replay:
@@ -100,14 +100,14 @@ def _inside(name: str, arguments: argparse.Namespace, out: Path) -> None:
         import atheris
 
         with atheris.instrument_imports(include=["amctc", "amctc_passes", "amctc_patterns"]):
-            from tools.fuzz_targets import TARGETS
+            from tools.fuzz.targets import TARGETS
 
             target = TARGETS[name]
             seeds = target.seeds()
             for seed in seeds:
                 _attempt(name, seed, out)  # imports what the target needs while imports are instrumented
     else:
-        from tools.fuzz_targets import TARGETS
+        from tools.fuzz.targets import TARGETS
 
         target, seeds = TARGETS[name], TARGETS[name].seeds()
     if arguments.engine == "random":
@@ -131,7 +131,7 @@ def _inside(name: str, arguments: argparse.Namespace, out: Path) -> None:
 
 def _random(name: str, seeds: list[bytes], arguments: argparse.Namespace, out: Path) -> None:
     """Damage seeds again and again, each time one to four steps deep."""
-    from tools.fuzz_targets import TARGETS
+    from tools.fuzz.targets import TARGETS
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MIB << 20,) * 2)
     rng, count, end = random.Random(arguments.seed), 0, time.monotonic() + arguments.seconds
@@ -150,7 +150,7 @@ def _random(name: str, seeds: list[bytes], arguments: argparse.Namespace, out: P
 def _attempt(name: str, data: bytes, out: Path) -> None:
     """Run one input; an exception that is none of ours is kept with the input."""
     from amctc.errors import AmctcError
-    from tools.fuzz_targets import TARGETS
+    from tools.fuzz.targets import TARGETS
 
     try:
         TARGETS[name].run(data)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tools import small_models
-from tools.bad_bombs import make_socket
-from tools.bad_inputs import Bad
-from tools.bad_samples import MODEL, compress, with_model
+from tools.bad_inputs.__main__ import Bad
+from tools.bad_inputs.bombs import make_socket
+from tools.bad_inputs.samples import MODEL, compress, with_model
 from tools.damage import damaged_text
 
 RANDOM_CASES = 24

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from onnx import ModelProto, TensorProto, helper
 
 from tools import small_models
-from tools.bad_inputs import Bad
+from tools.bad_inputs.__main__ import Bad
 from tools.damage import STRINGS, damaged_bytes, damaged_model
 
 MODEL, DATA = "m.onnx", "s.npz"

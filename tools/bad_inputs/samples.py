@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tools import small_models
-from tools.bad_inputs import Bad
+from tools.bad_inputs.__main__ import Bad
 from tools.damage import damaged_archive, zipped
 
 MODEL = "m.onnx"

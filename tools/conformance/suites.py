@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ def cases(suite: str) -> Iterator[Case]:
 def _node_cases() -> Iterator[Case]:
     from onnx.backend.test.loader import load_model_tests
 
-    for test in sorted(load_model_tests(kind="node"), key=lambda t: str(t.name)):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the suite's own formulas divide by zero
+        tests = load_model_tests(kind="node")
+    for test in sorted(tests, key=lambda t: str(t.name)):
         data = [([_value(v) for v in given], [_value(v) for v in wanted]) for given, wanted in test.data_sets]
         yield Case("node", test.name, test.model, data, test.rtol, test.atol)
 

@@ -12,8 +12,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tools import small_models
-from tools.bad_inputs import Bad
-from tools.bad_models import COMPRESS, INSPECT, files_of
+from tools.bad_inputs.__main__ import Bad
+from tools.bad_inputs.models import COMPRESS, INSPECT, files_of
 
 node, info, F = helper.make_node, helper.make_tensor_value_info, TensorProto.FLOAT
 

@@ -3,7 +3,7 @@
 
     python -m tools.random_graphs [--count 40000] [--seed S] [--only N] [--jobs J] [--pipeline TEXT]
 
-Every number draws a model (``tools.random_cases``) in some form of file (``tools.random_forms``) and a pipeline: the
+Every number draws a model (``cases``) in some form of file (``forms``) and a pipeline: the
 prepare stage of the default preset, one pass alone, or some in random order. The model is imported, taken through it
 and exported; ONNX Runtime, optimisations off, runs the file before and after, our interpreter the graph before and
 after, and, one in twenty, ONNX' reference evaluator the file before. Results must agree within the tolerance that
@@ -40,11 +40,11 @@ from amctc.onnx_bridge.runtime import WHOLE_FLOAT, open_session
 from amctc.pipeline import Context, Pipeline, installed
 from amctc.text import print_graph
 from amctc.types import Array
-from tools.random_cases import Case, drawn_case, float_rewrites
-from tools.random_forms import Feeds, without_node_names
-from tools.random_judges import Finding, Results, check_interface, compare, is_valid
-from tools.random_pipelines import drawn_pipeline, prepare_stage
-from tools.random_reference import by_reference
+from tools.random_graphs.cases import Case, drawn_case, float_rewrites
+from tools.random_graphs.forms import Feeds, without_node_names
+from tools.random_graphs.judges import Finding, Results, check_interface, compare, is_valid
+from tools.random_graphs.pipelines import drawn_pipeline, prepare_stage
+from tools.random_graphs.reference import by_reference
 
 LEAST_FIRINGS, FROM_COUNT = 50, 10_000
 """A rewrite that fired less often was not tried; said of campaigns of so many models and more."""

@@ -9,7 +9,7 @@ import onnx
 
 from amctc.ir import Graph
 from amctc.types import Array
-from tools.random_cases import Case
+from tools.random_graphs.cases import Case
 
 Results = Mapping[str, Array]
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from amctc.ops import nn
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (ROOT / "patterns" / "amctc_patterns", ROOT / "passes" / "amctc_passes")
 REFUSALS = ("NoMatch", "UnsupportedError", "LimitError")
 LAYERS = {"LAYERS", *(f"nn.{kind.__name__}" for kind in (nn.Conv, nn.ConvTranspose, nn.Gemm, nn.MatMul))}

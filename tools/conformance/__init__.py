@@ -1,0 +1,1 @@
+"""ONNX's own test suites, in and out; ``python -m tools.conformance --help``."""

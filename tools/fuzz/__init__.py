@@ -1,0 +1,1 @@
+"""Fuzzes everything that reads untrusted bytes; ``python -m tools.fuzz --help``."""

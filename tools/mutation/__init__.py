@@ -1,0 +1,1 @@
+"""Mutants, and preconditions switched off: does a test notice? ``python -m tools.mutation --help``."""
