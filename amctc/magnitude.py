@@ -264,7 +264,7 @@ MAGNITUDE: KernelTable = {
     nn.Softplus: lambda op, constants: lambda x: np.abs(x) + 1.0,  # max(x, 0) and a logarithm of at most ln 2
     nn.BatchNorm: _batch_norm, nn.HardSigmoid: _hard_sigmoid, nn.Elu: _elu, nn.Exp: _exp,
     nn.LogSoftmax: _log_softmax,
-    **dict.fromkeys((quant.Quantize, quant.Dequantize, *ascend.KINDS), _discontinuous),
+    **dict.fromkeys((quant.Quantize, quant.Dequantize, quant.FakeQuantizeRows, *ascend.KINDS), _discontinuous),
 }  # fmt: skip
 """How each op kind carries error; evaluated on absolute values in float64."""
 

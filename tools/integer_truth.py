@@ -18,14 +18,14 @@ import time
 from collections.abc import Iterable, Iterator
 
 from amctc.execution import DEFAULT_EXECUTOR, EXECUTORS
-from tools.integer_oracles import compiled, epilogue, fusions, layers, parameters, runtime
+from tools.integer_oracles import compiled, epilogue, fusions, layers, parameters, rows, runtime
 from tools.integer_oracles.cases import Row, Tally, run_row
 
-ROWS: tuple[Row, ...] = (*parameters.ROWS, *layers.ROWS, *epilogue.ROWS, *fusions.ROWS, *compiled.ROWS, *runtime.ROWS)
+ROWS: tuple[Row, ...] = (
+    *parameters.ROWS, *layers.ROWS, *epilogue.ROWS, *rows.ROWS, *fusions.ROWS, *compiled.ROWS, *runtime.ROWS,
+)  # fmt: skip
 
 NOT_COMPARED = {
-    "N6": "dynamic quantization per row is not simulated: no op of the interpreter meets it (DynamicQuantizeLinear is "
-    "carried, so ONNX Runtime itself computes it)",
     "N23": "lossless compression of weights on the wire changes no number",
     "N25": "record text: what is read back is compared in tests/unit/frontends and tests/unit/backends",
 }

@@ -10,13 +10,23 @@ from collections.abc import Mapping
 
 import onnx
 
-from amctc.backends.deploy_layers import LAYERS
+from amctc.analysis import uses
+from amctc.backends.deploy_layers import LAYERS, is_product_of_rows
 from amctc.data import Data, deferred
 from amctc.errors import UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, constant_data, layer_name
 from amctc.numerics.int4 import pack_int4
 from amctc.onnx_bridge import export_model
-from amctc.onnx_bridge.deploy_form import ANTI_QUANT, DEQUANT, FLOAT_CODES, QUANT, STORAGE, data_operands, moves
+from amctc.onnx_bridge.deploy_form import (
+    ANTI_QUANT,
+    DEQUANT,
+    DYNAMIC_QUANT,
+    FLOAT_CODES,
+    QUANT,
+    STORAGE,
+    data_operands,
+    moves,
+)
 from amctc.onnx_bridge.emitters import STANDARD
 from amctc.onnx_bridge.exporter import Emitter, Writer, emit_constant
 from amctc.onnx_bridge.storage import TensorStore, inline
@@ -45,12 +55,14 @@ class _DeployForm:
         self._readers = _first_layers(graph)
         self._parameters = _parameters_only(graph)
         self._packing = _int4_axes(graph)
+        self._joined = _products_of_rows(graph)
         self._written: dict[Value, str] = {}
 
     def emitters(self) -> Mapping[type[OpKind], Emitter]:
         return {
             **_FLOAT_OPS, **LAYERS, Constant: self._constant, ascend.Quant: self._quant,
             ascend.Dequant: self._dequant, ascend.AntiQuant: _anti_quant, ascend.Requant: _requant,
+            ascend.DynamicQuant: self._dynamic_quant, ascend.MatMul: self._matmul,
         }  # fmt: skip
 
     def _constant(self, writer: Writer, op: Op) -> None:
@@ -71,6 +83,16 @@ class _DeployForm:
             _own_name(op, QUANT, "quant") if reader is None else f"{reader}.quant", scale=kind.scale,
             offset=float(kind.offset), dst_type=_STORAGE_NAMES[kind.to], sqrt_mode=1 if kind.sqrt_mode else None,
         )  # fmt: skip
+
+    def _dynamic_quant(self, writer: Writer, op: Op) -> None:
+        reader = self._readers.get(op.results[0])
+        name = _own_name(op, DYNAMIC_QUANT, "quant") if reader is None else f"{reader}.quant"
+        writer.node(DYNAMIC_QUANT, [writer.name(op.operands[0])], list(map(writer.name, op.results)), name)
+
+    def _matmul(self, writer: Writer, op: Op) -> None:
+        """A product of rows is written with its epilogue, in one node."""
+        if op not in self._joined:
+            LAYERS[ascend.MatMul](writer, op)
 
     def _dequant(self, writer: Writer, op: Op) -> None:
         kind, (acc, parameter) = op.kind, op.operands
@@ -120,6 +142,18 @@ def _anti_quant(writer: Writer, op: Op) -> None:
 def _requant(writer: Writer, op: Op) -> None:
     raise UnsupportedError("a deploy file is unfused, it holds no requantization", where=layer_name(op), rule="N18",
                            remedy="export the graph as it was before fuse-requant")  # fmt: skip
+
+
+def _products_of_rows(graph: Graph) -> set[Op]:
+    """The integer products that nothing but their epilogue with scales per row reads."""
+    read = uses(graph)
+    found: set[Op] = set()
+    for op in graph.ops:
+        if isinstance(op.kind, ascend.MatMul) and is_product_of_rows(op):
+            readers = [use.op for use in read.get(op.result, ())]
+            if readers and all(r is not None and isinstance(r.kind, ascend.DequantRows) for r in readers):
+                found.add(op)
+    return found
 
 
 def _first_layers(graph: Graph) -> dict[Value, str]:

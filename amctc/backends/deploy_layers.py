@@ -7,12 +7,16 @@ from typing import Any
 
 from amctc.errors import UnsupportedError
 from amctc.ir import Op, Value, layer_name
+from amctc.onnx_bridge.deploy_form import QUANT_MATMUL
 from amctc.onnx_bridge.emitters.quantization import quantization_parameters
 from amctc.onnx_bridge.exporter import Emitter, Writer
 from amctc.onnx_bridge.tensors import elem_code
 from amctc.ops import ascend
 from amctc.schema import OpKind
-from amctc.types import F16
+from amctc.types import F16, I8
+
+FLOAT16_CODE = 1
+"""float16 in the graph engine's data types: what attribute ``dtype`` of QuantBatchMatMul holds."""
 
 
 def _conv(writer: Writer, op: Op) -> None:
@@ -60,6 +64,34 @@ def _weight_quant_matmul(writer: Writer, op: Op) -> None:
     _product(writer, op, x, real, b, kind.trans_b)
 
 
+def _dequant_rows(writer: Writer, op: Op) -> None:
+    """QuantBatchMatMul, the integer product with its epilogue (N13): operands x, w, scale, no offset, b, row scales.
+
+    Its result is float16; what the file leaves in float32 is cast.
+    """
+    kind, (acc, scale, rows, bias) = op.kind, (*op.operands, None)[:4]
+    assert isinstance(kind, ascend.DequantRows)
+    product = None if acc is None else acc.producer
+    matrix = None if product is None else product.kind
+    if product is None or not isinstance(matrix, ascend.MatMul) or not is_product_of_rows(product):
+        raise UnsupportedError("scales per row of something that is no product with a constant matrix",
+                               where=layer_name(op), rule="N13", remedy="dequantize it with AscendDequant")  # fmt: skip
+    layer, result = layer_name(product), writer.name(op.result)
+    half = result if kind.to == F16 else writer.tensor(f"{result}/float16")
+    inputs = [*map(writer.name, product.operands[:2]), writer.name(scale), "", writer.name(bias), writer.name(rows)]
+    writer.node(QUANT_MATMUL, inputs, [half], layer, dtype=FLOAT16_CODE, transpose_x1=0,
+                transpose_x2=int(matrix.trans_b))  # fmt: skip
+    if half != result:
+        writer.node("Cast", [half], [result], f"{layer}/Cast", to=elem_code(kind.to))
+
+
+def is_product_of_rows(op: Op) -> bool:
+    """Whether QuantBatchMatMul can say this product: int8 by int8, no offset, no bias in the accumulator."""
+    kind, weight = op.kind, op.operand(1)
+    plain = isinstance(kind, ascend.MatMul) and kind.offset_x == 0 and op.operand(2) is None
+    return plain and weight is not None and weight.type.elem == I8
+
+
 def _product(writer: Writer, op: Op, x: Value | None, w: str, b: Value | None, trans_b: bool) -> None:
     """Gemm, or MatMul with an Add, by the tensor ``w``."""
     assert x is not None
@@ -93,5 +125,6 @@ def _matmul_and_bias(writer: Writer, op: Op, x: Value | None, w: str, b: Value |
 LAYERS: Mapping[type[OpKind], Emitter] = {
     ascend.Conv: _conv, ascend.ConvTranspose: _conv, ascend.MatMul: _matmul, ascend.BatchMatMul: _batch_matmul,
     ascend.SumPool: _average_pool, ascend.WeightQuantMatMul: _weight_quant_matmul,
+    ascend.DequantRows: _dequant_rows,
 }  # fmt: skip
 """Emitters of the layers by op kind."""

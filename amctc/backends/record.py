@@ -15,7 +15,8 @@ def record_text(graph: Graph) -> str:
     """The record of every layer that reads a dequantized value and a dequantized constant weight, in graph order.
 
     So has an average pool on a dequantized value, with the weight scale 1 of the existing tool. Products of two
-    computed sides, tensors quantized alone and weight-only layers have no place in the format. Unsigned data is
+    computed sides or of rows that have steps of their own, tensors quantized alone and weight-only layers have no place
+    in the format. Unsigned data is
     recorded as the signed integers the target computes with. Raises :class:`UnsupportedError` where no layer is
     quantized, for scales per channel of the data and for weights with a zero point (N10), and :class:`InputError` (N25)
     for values out of the record's limits or layers of one name.

@@ -11,12 +11,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from amctc.errors import InputError, UnsupportedError
-from amctc.ir import Value, const, constant_data
+from amctc.ir import Value, apply, const, constant_data
 from amctc.numerics.fixed_point import unpack_dequant
 from amctc.onnx_bridge.converters import Converted, Converter, NodeView
-from amctc.onnx_bridge.deploy_form import ANTI_QUANT, DEQUANT, FLOAT_CODES, QUANT, REQUANT, STORAGE
+from amctc.onnx_bridge.deploy_form import (
+    ANTI_QUANT,
+    DEQUANT,
+    DYNAMIC_QUANT,
+    FLOAT_CODES,
+    QUANT,
+    QUANT_MATMUL,
+    REQUANT,
+    STORAGE,
+)
 from amctc.ops import ascend
-from amctc.types import F32, U64, ScalarType
+from amctc.types import F16, F32, I8, U64, ScalarType
 
 REWRITE = "write the file again with the tool it comes from"
 """What to do about a damaged deploy file."""
@@ -88,6 +97,30 @@ def _requant(view: NodeView) -> Converted:
     raise UnsupportedError("a fused requantization; deploy files are unfused", rule="N18", remedy=REWRITE)
 
 
+def _dynamic_quant(view: NodeView) -> Converted:
+    """Rows quantized as they come (N6); factors for their elements, an optional operand, may only be an empty one."""
+    x, smooth = required(view), view.operand(1)
+    data = constant_data(smooth)
+    if (smooth is not None and (data is None or data.size)) or view.operand(2) is not None:
+        raise UnsupportedError("NPUDynamicQuant with smooth scales or groups", rule="N6", remedy=REWRITE)
+    return ascend.DynamicQuant(), (x,)
+
+
+def _quant_matmul(view: NodeView) -> Converted:
+    """x, w, scale, no offset, bias, row scales: an integer product and its epilogue with scales per row (N13)."""
+    x, w, scale, bias, rows = required(view), required(view, 1), required(view, 2), view.operand(4), view.operand(5)
+    a = view.attributes
+    if rows is None or view.operand(3) is not None or a.get("transpose_x1", 0) or a.get("dtype", 1) != 1:
+        raise UnsupportedError("QuantBatchMatMul without a scale per row, with an offset, of transposed data, or to "
+                               "another type than float16", rule="N13", remedy=REWRITE)  # fmt: skip
+    if constant_data(w) is None or w.type.elem != I8 or constant_data(scale) is None:
+        raise UnsupportedError("QuantBatchMatMul whose weight is no constant of int8, or whose scale is computed",
+                               rule="N13", remedy=REWRITE)  # fmt: skip
+    product = ascend.MatMul(bool(a.get("transpose_x2", 0)))
+    acc = apply(product, x, w, name=f"{view.node.output[0]}/product", origins=view.origins)
+    return ascend.DequantRows(F16), (acc, scale, rows, *(() if bias is None else (bias,)))
+
+
 def _float_type(view: NodeView) -> ScalarType:
     code = view.attributes.get("dtype", 0)
     if code not in FLOAT_CODES:
@@ -111,5 +144,6 @@ def _offset(view: NodeView, storage: ScalarType) -> int:
 
 ASCEND_NODES: Mapping[str, Converter] = {
     QUANT: _quant, DEQUANT: _dequant, ANTI_QUANT: _anti_quant, REQUANT: _requant,
+    DYNAMIC_QUANT: _dynamic_quant, QUANT_MATMUL: _quant_matmul,
 }  # fmt: skip
 """Converters of the target's own nodes by op type."""

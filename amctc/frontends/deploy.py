@@ -38,11 +38,11 @@ _FLOAT = "leave this layer in float"
 
 
 def is_deploy(model: onnx.ModelProto) -> bool:
-    """True for a model in the deploy form: it has ``Ascend…`` nodes in the default domain, or metadata of ours.
+    """True for a model in the deploy form: it has nodes of the target's own in the default domain, or metadata of ours.
 
     A model of weight-only products (N21) has no such node.
     """
-    nodes = (n for n in model.graph.node if n.op_type.startswith(_PREFIX))
+    nodes = (n for n in model.graph.node if n.op_type.startswith(_PREFIX) or n.op_type in ASCEND_NODES)
     return any(n.domain in ("", "ai.onnx") for n in nodes) or any(p.key == TARGET_KEY for p in model.metadata_props)
 
 

@@ -17,10 +17,12 @@ from amctc.errors import UnsupportedError
 from amctc.interp import Kernel, KernelFactory
 from amctc.ir import Op, layer_name
 from amctc.kernels import integer_epilogue as epilogue
+from amctc.kernels.accumulator import Accumulator
 from amctc.kernels.epilogue_parameters import DequantParameters, dequant_parameters, requant_parameters
 from amctc.kernels.integer_batch import BatchProduct
-from amctc.kernels.integer_linear import Accumulator, prepare_conv, prepare_gemm
+from amctc.kernels.integer_linear import prepare_conv, prepare_gemm
 from amctc.kernels.integer_transposed import prepare_conv_transpose
+from amctc.kernels.row_quantization import quantize_rows
 from amctc.kernels.tables import FLOAT, QUANT
 from amctc.kernels.vector_epilogue import dequantize_f16, split_dequant_scale
 from amctc.kernels.weight_only import antiquantized, weight_only_matmul
@@ -54,6 +56,7 @@ class _Kernels:
             ascend.MatMul: self._matmul, ascend.BatchMatMul: self._batch_matmul, ascend.SumPool: self._sum_pool,
             ascend.Dequant: self._dequant, ascend.Requant: self._requant, ascend.AntiQuant: self._anti_quant,
             ascend.WeightQuantMatMul: self._weight_quant_matmul, nn.MaxPool: self._max_pool, nn.Add: self._add,
+            ascend.DynamicQuant: self._dynamic_quant, ascend.DequantRows: self._dequant_rows,
         }  # fmt: skip
 
     def _quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
@@ -69,6 +72,22 @@ class _Kernels:
         if sqrt_mode and profile.sqrt_mode_squares:  # the host multiplies, in float32 (N2)
             scale, sqrt_mode = float(np.float32(scale) * np.float32(scale)), False
         return lambda x: epilogue.quantize_fp32(x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode)
+
+    def _dynamic_quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        return lambda x: quantize_rows(x, self._profile.dynamic_quant)
+
+    def _dequant_rows(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
+        kind = op.kind
+        assert isinstance(kind, ascend.DequantRows)
+        overflow = self._profile.dequant_overflow
+
+        def run(acc: Array, scale: Array, row_scale: Array, bias: Array | None = None) -> Array:
+            y = epilogue.dequantize_full_scale(
+                acc, scale, token_scale=row_scale[..., None], bias=bias, overflow=overflow
+            )
+            return y if kind.to == F16 else y.astype(kind.to.dtype)
+
+        return run
 
     def _watched(self, kernel: Accumulator | BatchProduct, layer: str) -> Accumulator | BatchProduct | WatchedKernel:
         """The kernel itself where overflow is impossible, else one that reports every call that overflowed."""

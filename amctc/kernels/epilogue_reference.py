@@ -42,6 +42,25 @@ def quantize_fp16(x: Array, scale: float, offset: int, bits: int, steps: int, ov
     return _saturated(t.astype(np.float32), bits)
 
 
+def quantize_rows(x: Array, form: str) -> tuple[Array, Array]:
+    """N6: integers and steps of rows; A2 (``reciprocal``) and both paths of 310P."""
+    t = x.astype(np.float16 if form == "threshold_f16" else np.float32)
+    m = np.max(np.abs(t), axis=-1, keepdims=True, initial=0).astype(np.float32)
+    s = np.float32(127) / m
+    if form == "reciprocal":
+        return _saturated(t * s, 8), (np.float32(1) / s)[..., 0]
+    s = np.where(m <= np.float32(1e-12), np.float32(0), s)
+    t = t * s.astype(np.float16) if form == "threshold_f16" else (t * s).astype(np.float16)
+    away = np.sign(t) * np.floor(np.abs(t.astype(np.float32)) + np.float32(0.5))
+    return _saturated(away.astype(np.float32), 8), (m * np.float32(1 / 127))[..., 0]
+
+
+def dequantize_rows(acc: Array, scale: Array, row_scale: Array, bias: Array | None, overflow: Overflow) -> Array:
+    """N13: f32(acc) · scale · row scale + bias, each rounded to float32, then f16()."""
+    t = acc.astype(np.float32) * scale.astype(np.float32) * row_scale.astype(np.float32)[..., None]
+    return _to_float16(t if bias is None else t + bias.astype(np.float32), overflow)
+
+
 def shifted(acc: Array, shift: Array) -> Array:
     """N16: saturate16(acc >> shift) of every element as soon as one shift is set."""
     return np.clip(acc >> np.minimum(shift, 31), -32768, 32767) if shift.any() else acc

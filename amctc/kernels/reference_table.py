@@ -54,7 +54,8 @@ class _Definitions:
             ascend.Quant: self._quant, ascend.Conv: self._conv, ascend.ConvTranspose: self._conv_transpose,
             ascend.MatMul: self._matmul, ascend.BatchMatMul: self._batch_matmul, ascend.SumPool: self._sum_pool,
             ascend.Dequant: self._dequant, ascend.Requant: self._requant, ascend.AntiQuant: self._anti_quant,
-            nn.MaxPool: self._max_pool, nn.Add: self._add,
+            nn.MaxPool: self._max_pool, nn.Add: self._add, ascend.DynamicQuant: self._dynamic_quant,
+            ascend.DequantRows: self._dequant_rows,
         }  # fmt: skip
         return {kind: _quiet(factory) for kind, factory in made.items()}
 
@@ -69,6 +70,18 @@ class _Definitions:
         if kind.sqrt_mode and self._profile.sqrt_mode_squares:
             scale, steps = float(np.float32(scale) * np.float32(scale)), 1
         return lambda x: epilogue.quantize_fp32(x, scale, offset, bits, steps)
+
+    def _dynamic_quant(self, op: Op, constants: Constants) -> Kernel:
+        return lambda x: epilogue.quantize_rows(x, self._profile.dynamic_quant)
+
+    def _dequant_rows(self, op: Op, constants: Constants) -> Kernel:
+        kind: Any = op.kind
+        overflow, dtype = self._profile.dequant_overflow, kind.to.dtype
+
+        def run(acc: Array, scale: Array, row_scale: Array, bias: Array | None = None) -> Array:
+            return epilogue.dequantize_rows(acc, scale, row_scale, bias, overflow).astype(dtype)
+
+        return run
 
     def _settled(self, op: Op, sums: Int64) -> Int32:
         """int32 of exact sums (N7), those outside reported."""

@@ -21,6 +21,7 @@ from amctc.kernels import float_pool as pool
 from amctc.kernels import float_reduce as reduce
 from amctc.kernels import selection
 from amctc.kernels.resize import resize_linear, resize_nearest
+from amctc.kernels.row_quantization import fake_quantize_rows
 from amctc.numerics.linear import dequantize_linear, quantize_linear
 from amctc.ops import nn, quant
 from amctc.schema import OpKind
@@ -241,7 +242,9 @@ FLOAT: dict[type[OpKind], KernelFactory] = {
 }  # fmt: skip
 """Float kernels: the oracle that rewrites are checked against."""
 
-QUANT: dict[type[OpKind], KernelFactory] = {quant.Quantize: _quantize, quant.Dequantize: _dequantize}
-"""ONNX QuantizeLinear and DequantizeLinear (N5 says where they differ from the target)."""
+QUANT: dict[type[OpKind], KernelFactory] = {
+    quant.Quantize: _quantize, quant.Dequantize: _dequantize, quant.FakeQuantizeRows: _kernel(fake_quantize_rows),
+}  # fmt: skip
+"""ONNX QuantizeLinear and DequantizeLinear (N5 says where they differ from the target), and rows rounded (N6)."""
 
 ORACLE: dict[type[OpKind], KernelFactory] = {**FLOAT, **QUANT}

@@ -10,6 +10,7 @@ from typing import Any
 from amctc.errors import UsageError
 from amctc.ir import Graph
 from amctc.mixed_precision.assembly import FLOAT, Assembly, Assignment
+from amctc.ops import nn
 from amctc.pipeline import Context, Pass, Pipeline, Repeat
 from amctc.preset import Preset
 from amctc.session import FUSION_KEY, TARGET_KEY, compiled
@@ -18,9 +19,14 @@ from amctc.targets import Profile
 Options = dict[str, dict[str, Any]]
 """Pass name → option → value."""
 
-INT8, INT4 = "w8a8", "w4a8"
-CANDIDATES = (FLOAT, INT8, INT4)
-"""float16; int8 weights and data; int4 weights and int8 data. From the most precise to the least."""
+HALF, INT8, INT4 = "w8a16", "w8a8", "w4a8"
+CANDIDATES = (FLOAT, HALF, INT8, INT4)
+"""float16; int8 weights under float16 data (N21); int8 weights and data; int4 weights and int8 data. From the most
+precise to the least.
+"""
+
+OPTIONS = {HALF: "weight_only", INT4: "int4"}
+"""The option of passes that quantize weights which lists the layers of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ def space_of(graph: Graph, stages: Preset, candidates: Sequence[str], context: C
     Raises :class:`UsageError` for candidates that are not there, on this target or with this preset.
     """
     wanted = require_candidates(candidates, stages, context.target)
+    if not any(isinstance(op.kind, nn.Layer) for op in graph.ops):
+        wanted = tuple(c for c in wanted if c != HALF)  # nothing has a weight, and patterns must match something
     pipelines = {c: stages.with_options(_whole(stages, c)).quantize.passes for c in wanted if c != FLOAT}
     shared = _shared(list(pipelines.values()))
     start = Pipeline(shared).run(graph, context).graph
@@ -67,9 +75,6 @@ def space_of(graph: Graph, stages: Preset, candidates: Sequence[str], context: C
 def require_candidates(candidates: Sequence[str], stages: Preset, target: Profile) -> tuple[str, ...]:
     """``candidates`` in their order of precision; :class:`UsageError` for one that cannot be had."""
     for name in candidates:
-        if name == "w8a16":
-            raise UsageError("candidate 'w8a16': int16 activations are not simulated yet, so nothing could be measured",
-                             remedy="leave it out", rule="N26")  # fmt: skip
         if name not in CANDIDATES:
             raise UsageError(f"no candidate {name!r}", remedy=f"candidates are {', '.join(CANDIDATES)}")
     chosen = tuple(c for c in CANDIDATES if c in candidates)
@@ -78,20 +83,27 @@ def require_candidates(candidates: Sequence[str], stages: Preset, target: Profil
     if "place-qdq" not in _passes(stages):
         raise UsageError(f"preset {stages.name!r} places no quantizers in front of layers",
                          remedy="use a preset that runs place-qdq, such as default or fast")  # fmt: skip
-    if INT4 in chosen and (obstacle := _int4_obstacle(stages, target)) is not None:
-        raise UsageError(f"candidate {INT4!r}: {obstacle}", rule="N4", remedy="leave it out")
+    for name, rule in ((HALF, "N21"), (INT4, "N4")):
+        if name in chosen and (obstacle := _obstacle(name, stages, target)) is not None:
+            raise UsageError(f"candidate {name!r}: {obstacle}", rule=rule, remedy="leave it out")
     return chosen
 
 
 def possible_candidates(stages: Preset, target: Profile) -> tuple[str, ...]:
     """The candidates that a target has, and a preset can make."""
-    return tuple(c for c in CANDIDATES if c != INT4 or _int4_obstacle(stages, target) is None)
+    return tuple(c for c in CANDIDATES if _obstacle(c, stages, target) is None)
 
 
-def _int4_obstacle(stages: Preset, target: Profile) -> str | None:
-    if "i4" not in target.storage:
+def _obstacle(candidate: str, stages: Preset, target: Profile) -> str | None:
+    """Why no layer can have a candidate on a target with a preset."""
+    if candidate == INT4 and "i4" not in target.storage:
         return f"{target.name} stores no int4"
-    return None if _taking(stages, "int4") else f"no pass of preset {stages.name!r} has an option int4"
+    if candidate == HALF and not target.weight_only:
+        return f"{target.name} computes no integer weights under float data"
+    option = OPTIONS.get(candidate)
+    if option is None or _taking(stages, option):
+        return None
+    return f"no pass of preset {stages.name!r} has an option {option.replace('_', '-')}"
 
 
 def precision_options(stages: Preset, assignment: Assignment) -> Options:
@@ -100,11 +112,12 @@ def precision_options(stages: Preset, assignment: Assignment) -> Options:
     for layer, candidate in assignment.items():
         of.setdefault(candidate, []).append(escape(layer))
     found, passes = _no_roll_back(stages), _passes(stages)
-    lists = [("place-qdq", "skip", of.get(FLOAT, []))]
-    lists += [(name, "int4", of.get(INT4, [])) for name in _taking(stages, "int4")]
+    in_float = [layer for layer, c in assignment.items() if c in (FLOAT, HALF)]
+    lists = [("place-qdq", "skip", [escape(layer) for layer in in_float])]
+    lists += [(name, option, of.get(c, [])) for c, option in OPTIONS.items() for name in _taking(stages, option)]
     for name, option, layers in lists:
         if layers:
-            found[name] = {option: (*getattr(passes[name], option), *layers)}
+            found.setdefault(name, {})[option] = (*getattr(passes[name], option), *layers)
     return found
 
 
@@ -122,9 +135,11 @@ def _whole(stages: Preset, candidate: str) -> Options:
 
     Weights are rounded for their own layer: what makes up for losses of layers before it would be wrong beside others.
     """
-    four: Options = {name: {"bits": 4} for name in _taking(stages, "int4")} if candidate == INT4 else {}
+    own: Options = {name: {"bits": 4} for name in _taking(stages, "int4")} if candidate == INT4 else {}
+    if candidate == HALF:
+        own = {"place-qdq": {"skip": ("*",)}} | {n: {"weight_only": ("*",)} for n in _taking(stages, "weight_only")}
     alone: Options = {name: {"compensate": False} for name in _taking(stages, "compensate")}
-    return merged(_no_roll_back(stages), four, alone)
+    return merged(_no_roll_back(stages), own, alone)
 
 
 def _no_roll_back(stages: Preset) -> Options:

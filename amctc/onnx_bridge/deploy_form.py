@@ -13,6 +13,9 @@ from amctc.types import F16, F32, I4, I8, I16, ScalarType
 QUANT, DEQUANT, ANTI_QUANT, REQUANT = "AscendQuant", "AscendDequant", "AscendAntiQuant", "AscendRequant"
 """Op types of the target's own nodes."""
 
+DYNAMIC_QUANT, QUANT_MATMUL = "NPUDynamicQuant", "QuantBatchMatMul"
+"""Nodes of the default domain that the graph engine's ONNX reader takes for DynamicQuant and QuantBatchMatmulV3 [C]."""
+
 TARGET_KEY = "amctc.target"
 """Metadata that names the chip a deploy file is for; a file that has it is read as one."""
 

@@ -16,6 +16,8 @@ from amctc.ops.ascend_layers import MatMul as MatMul
 from amctc.ops.ascend_layers import SumPool as SumPool
 from amctc.ops.ascend_layers import one_of
 from amctc.ops.ascend_layers import weight_input_axis as weight_input_axis
+from amctc.ops.ascend_rows import DequantRows as DequantRows
+from amctc.ops.ascend_rows import DynamicQuant as DynamicQuant
 from amctc.ops.ascend_weight_only import WeightQuantMatMul as WeightQuantMatMul
 from amctc.ops.ascend_weight_only import stored_type as stored_type
 from amctc.ops.ascend_weight_only import weight_quant_matmul as weight_quant_matmul
@@ -127,5 +129,6 @@ class AntiQuant(OpKind):
 
 KINDS: tuple[type[OpKind], ...] = (
     Quant, Conv, ConvTranspose, MatMul, BatchMatMul, SumPool, WeightQuantMatMul, Dequant, Requant, AntiQuant,
+    DynamicQuant, DequantRows,
 )  # fmt: skip
 """Every op kind of the target: a graph that holds one has been lowered, in part at least."""

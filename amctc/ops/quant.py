@@ -8,7 +8,7 @@ from amctc.data import ArrayData, Data, deferred
 from amctc.numerics.histogram import Histogram
 from amctc.numerics.linear import dequantize_linear
 from amctc.schema import OpKind, Trait, register
-from amctc.types import I32, QuantizedType, TensorType
+from amctc.types import F32, I32, QuantizedType, TensorType
 
 
 @register("quant.observe", "x", Trait.IDENTITY, Trait.ELEMENTWISE)
@@ -86,6 +86,25 @@ class Dequantize(OpKind):
         assert isinstance(q.elem, QuantizedType)
         self.require(q.elem.storage != I32 or not any(q.elem.zero_points), 2, "an int32 value with a zero point")
         return (TensorType(q.shape, q.elem.expressed),)
+
+
+@register("quant.fake_quantize_rows", "x")
+@dataclass(frozen=True)
+class FakeQuantizeRows(OpKind):
+    """x rounded row by row, along its last axis, to the int8 steps that each row itself asks for (N6).
+
+    The step of a row is known when it is computed, so no element type can hold it: the op gives the numbers that the
+    integers stand for. With m the largest magnitude of a row and s = 127 / m they are round_half_even(x · s) · (1 / s).
+    Rows below 2^-100 stay as they are; of float16 data those are zeros alone.
+    """
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        """C1 float32 data, C2 of rank 2 at least."""
+        (x,) = operands
+        assert x is not None
+        self.require(x.elem == F32, 1, f"{x} is not float32")
+        self.require(x.rank >= 2, 2, f"{x} has no rows")
+        return (x,)
 
 
 def dequantized(data: Data, elem: QuantizedType) -> Data:

@@ -147,6 +147,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "sqrt_mode_squares": _flag,
     "batch_matmul_int8": _flag,
     "weight_only": _flag,
+    "row_scales": _flag,
     "c0": _blocks,
     "tile": _tiles,
     "cube_cores": _positive,

@@ -73,6 +73,7 @@ class Profile:
     must refuse, not guess. ``c0`` is the channel block and ``tile`` the (M, K, N) of one cube step, both by storage.
     ``sparsity_4_2`` says whether the cube takes 4:2 weights, ``batch_matmul_int8`` whether an int8 product of two
     computed matrices pays, ``weight_only`` whether integer weights under float data are computed (N21),
+    ``row_scales`` whether products of rows quantized as they come are, with a scale per row (N6, N13),
     ``sqrt_mode_squares`` whether AscendQuant in sqrt_mode
     multiplies once by scale · scale instead of twice by scale (N2). ``tags`` holds the chip's own tag of a choice
     where it differs from the general one.
@@ -103,6 +104,7 @@ class Profile:
     sqrt_mode_squares: bool = False
     batch_matmul_int8: bool = False
     weight_only: bool = False
+    row_scales: bool = False
     tags: Mapping[str, Tag] = field(default_factory=dict, hash=False)
 
     quant_mode: Literal["fp32", "fp16"] = _choice(

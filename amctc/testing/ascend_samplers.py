@@ -159,3 +159,20 @@ def sample_requant(source: Source, wanted: Wanted) -> Sample:
     parameter, axis = _parameter(source, wanted, acc)
     kind = ascend.Requant(axis, source.choice((0, 3, -128)), source.choice((1.0, 0.0, 0.125)))
     return Sample(kind, (acc, parameter), nonnegative=(1,), constants=(1,))
+
+
+@sampler(ascend.DynamicQuant)
+def sample_dynamic_quant(source: Source, wanted: Wanted) -> Sample:
+    """Of float32 and float16 rows."""
+    return Sample(ascend.DynamicQuant(), (_data(source, wanted, source.choice((F32, F32, F16))),))
+
+
+@sampler(ascend.DequantRows)
+def sample_dequant_rows(source: Source, wanted: Wanted) -> Sample:
+    """Scales per column and in all, with and without a bias."""
+    acc = _data(source, wanted, I32)
+    columns = acc.dims[-1]
+    shape: Shape = (columns,) if isinstance(columns, int) and source.flip(0.7) else (1,)
+    scale, rows = wanted.operand(1) or TensorType(shape, F32), wanted.operand(2) or TensorType(acc.dims[:-1], F32)
+    bias = None if wanted.absent(3) else wanted.operand(3) or TensorType((columns,), F32)
+    return Sample(ascend.DequantRows(_float(source, wanted)), (acc, scale, rows, bias), nonnegative=(1, 2))

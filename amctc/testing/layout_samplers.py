@@ -228,3 +228,10 @@ def sample_dequantize(source: Source, wanted: Wanted) -> Sample:
         accumulator = QuantizedType.per_tensor(source.choice(SCALES), 0, I32, y.scalar)
         q = y.with_elem(accumulator if source.flip(0.1) else draw_quantized(source, y.dims, y.scalar))
     return Sample(quant.Dequantize(), (q,))
+
+
+@sampler(quant.FakeQuantizeRows)
+def sample_fake_quantize_rows(source: Source, wanted: Wanted) -> Sample:
+    """Matrices and stacks of them, of float32."""
+    like = wanted.operand(0) or wanted.result or draw_type(source, F32, 2, 4)
+    return Sample(quant.FakeQuantizeRows(), (like.with_elem(F32),))

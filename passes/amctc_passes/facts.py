@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amctc.analysis import backward
 from amctc.contract import Fact
 from amctc.ir import Graph, Op, Value, constant_data, layer_name
 from amctc.numerics.sparsity import has_n_of_m
@@ -9,14 +10,23 @@ from amctc.ops import ascend, nn, quant
 from amctc.types import I8, I16, U64, Array, QuantizedType
 
 
+@backward
+def _kinds(graph: Graph) -> frozenset[type]:
+    return frozenset([type(op.kind) for op in graph.ops])
+
+
 def _none_of(graph: Graph, kinds: tuple[type, ...]) -> str | None:
+    if not any(issubclass(kind, kinds) for kind in _kinds(graph)):
+        return None
     for op in graph.ops:
         if isinstance(op.kind, kinds):
             return f"{layer_name(op)} is {op.kind.op_name}"
     return None
 
 
-UNQUANTIZED = Fact("unquantized", lambda g: _none_of(g, (quant.Quantize, quant.Dequantize, *ascend.KINDS)))
+_QUANTIZERS = (quant.Quantize, quant.Dequantize, quant.FakeQuantizeRows)
+
+UNQUANTIZED = Fact("unquantized", lambda g: _none_of(g, (*_QUANTIZERS, *ascend.KINDS)))
 """A float graph, observers allowed."""
 
 NOT_LOWERED = Fact("not lowered", lambda g: _none_of(g, ascend.KINDS))
@@ -56,6 +66,16 @@ def is_quantized(value: Value | None) -> bool:
     return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Dequantize)
 
 
+def has_row_steps(value: Value | None) -> bool:
+    """True for data rounded row by row as it comes (N6): it stands for integers, on steps that no type can hold."""
+    return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.FakeQuantizeRows)
+
+
+def stands_for_integers(value: Value | None) -> bool:
+    """True for data that a layer reads as integers, on steps known before or found row by row."""
+    return is_quantized(value) or has_row_steps(value)
+
+
 def stored_under(value: Value | None) -> Value:
     """The integers under a dequantized value."""
     assert value is not None
@@ -80,7 +100,8 @@ def has_quantizer(elem: QuantizedType) -> bool:
 
 def _weights_quantized(graph: Graph) -> str | None:
     for op in graph.ops:
-        if isinstance(op.kind, nn.Layer) and is_quantized(op.operands[0]) and constant_data(op.operands[1]) is not None:
+        reads = isinstance(op.kind, nn.Layer) and stands_for_integers(op.operands[0])
+        if reads and constant_data(op.operands[1]) is not None:
             return f"the weight of {layer_name(op)} is float while its input is quantized"
     return None
 

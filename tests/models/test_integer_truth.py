@@ -13,7 +13,7 @@ from amctc.errors import LimitError
 from amctc.execution import EXECUTORS
 from amctc.ops import ascend
 from tools import integer_truth
-from tools.integer_oracles import cases, compiled, epilogue, fusions, layers, numbers, parameters
+from tools.integer_oracles import cases, compiled, epilogue, fusions, layers, numbers, parameters, rows
 from tools.integer_oracles import formulas as rules
 from tools.integer_oracles.cases import Comparison, Given, Row, Tally, run_op, run_row
 from tools.integer_oracles.numbers import F16, F32, MULTIPLIER, rounded, square_root, truncated
@@ -30,7 +30,7 @@ def test_no_element_differs(row: Row) -> None:
     assert row.steps or tally.different == 0
 
 
-RUN_AS_GRAPHS = (*layers.ROWS, *epilogue.ROWS, *fusions.ROWS, *compiled.ROWS)
+RUN_AS_GRAPHS = (*layers.ROWS, *epilogue.ROWS, *rows.ROWS, *fusions.ROWS, *compiled.ROWS)
 
 
 @pytest.mark.parametrize("executor", ["reference", "onnxruntime"])
@@ -94,6 +94,8 @@ def saturated(sums: Any, profile: Any) -> Any:
 
 WRONG: dict[str, tuple[str, Any, str, Callable[..., Any]]] = {
     "ties of a quantizer": ("AscendQuant", numbers, "round", away_from_zero),
+    "steps of m / 127": ("DynamicQuant", rules, "_quotient", lambda a, b: rounded(a / b, F16) if b else 0),
+    "halves to even of 310P": ("DynamicQuant", rules, "_half_away", lambda value: numbers.to_integer(value, -128, 127)),
     "offset in the int9 clip": ("AscendRequant", rules, "requantized", int9_after_offset),
     "multiplier not truncated": ("AscendDequant", rules, "multiplier", lambda scale, choice: numbers.number(scale)),
     "shift ignored": ("AscendDequant", rules, "shifted", lambda acc, *_: acc),

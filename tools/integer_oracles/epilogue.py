@@ -143,7 +143,7 @@ def antiquantizer(rng: Generator) -> Comparison:
 
 
 def full_scale(rng: Generator) -> Comparison:
-    """The epilogue without truncation, with scales per token and a float bias (N13); no graph has them yet."""
+    """The epilogue without truncation, with scales per token and a float bias (N13), the kernel alone."""
     acc = accumulators(rng, (3, 5))
     scales = _scales_for(rng, acc, 5, 300.0)
     token, bias = (None if rng.random() < 0.4 else a for a in (positive_scales(rng, 3, -4, 4), rng.normal(size=5)))

@@ -1,8 +1,9 @@
-"""The rules around an accumulator (N2, N3, N12 to N17, N20), one element at a time, in exact numbers."""
+"""The rules around an accumulator (N2, N3, N6, N12 to N17, N20), one element at a time, in exact numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 from amctc.targets import Profile
@@ -36,6 +37,43 @@ def quantized(profile: Profile, x: float, scale: float, offset: int, bits: int, 
     if offset:
         value = total(value, Fraction(offset), F32)
     return to_integer(value, low, high)
+
+
+def quantized_row(profile: Profile, x: Sequence[float]) -> tuple[list[int], Number]:
+    """DynamicQuant of one row: its integers and its step (N6)."""
+    half = profile.dynamic_quant == "threshold_f16"
+    row = [to_float16(number(v), "inf") if half else number(v) for v in x]
+    largest = _largest(row)
+    if profile.dynamic_quant == "reciprocal":
+        factor = _quotient(Fraction(127), largest)
+        return [to_integer(product(v, factor, F32), -128, 127) for v in row], _quotient(Fraction(1), factor)
+    factor = Fraction(0) if largest <= rounded(Fraction(1, 10**12), F32) else _quotient(Fraction(127), largest)
+    if half:
+        factor = to_float16(factor, "inf")
+    scaled = [to_float16(product(v, factor, None if half else F32), "inf") for v in row]
+    return [_half_away(v) for v in scaled], product(largest, rounded(Fraction(1, 127), F32), F32)
+
+
+def _largest(row: Sequence[Number]) -> Number:
+    """The largest magnitude, NaN if there is one."""
+    if any(isinstance(v, float) and math.isnan(v) for v in row):
+        return math.nan
+    return max((abs(v) for v in row), default=Fraction(0))
+
+
+def _quotient(a: Fraction, b: Number) -> Number:
+    """a / b for a > 0, rounded to float32; b is not negative."""
+    if isinstance(b, float):
+        return math.nan if math.isnan(b) else Fraction(0)
+    return rounded(a / b, F32) if b else math.inf
+
+
+def _half_away(value: Number) -> int:
+    """Round to the nearest integer, halves away from zero, and saturate to int8; NaN gives 0."""
+    if isinstance(value, float):
+        return to_integer(value, -128, 127)
+    nearest = math.floor(abs(value) + Fraction(1, 2))
+    return min(max(nearest if value >= 0 else -nearest, -128), 127)
 
 
 def _in_float16(profile: Profile, x: Number, scale: Number, offset: int, sqrt_mode: bool) -> Number:

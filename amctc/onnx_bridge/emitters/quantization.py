@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amctc.errors import UnsupportedError
 from amctc.ir import Op, layer_name
+from amctc.onnx_bridge.emitters.nodes import Formula
 from amctc.onnx_bridge.exporter import Emitter, Writer
 from amctc.onnx_bridge.tensors import elem_code
 from amctc.ops import quant
@@ -58,6 +59,18 @@ def _dequantize(writer: Writer, op: Op) -> None:
         writer.node("Cast", [wide], [result], f"{result}/Cast", to=elem_code(elem.expressed))
 
 
+def _fake_quantize_rows(writer: Writer, op: Op) -> None:
+    """The formula of N6 in float operators: ONNX has no quantizer that finds a scale for each row."""
+    f = Formula(writer, op)
+    sizes, newer = f.step("Abs", f.operands[0]), writer.opset >= 18  # where the axes are an operand
+    largest = f.step("ReduceMax", sizes, *([f.integers("axes", -1)] if newer else []), keepdims=1,
+                     axes=None if newer else [-1])  # fmt: skip
+    factor = f.step("Div", f.number(127.0), largest)
+    integers = f.step("Round", f.step("Mul", f.operands[0], factor))
+    real = f.step("Mul", integers, f.step("Div", f.number(1.0), factor))
+    f.step("Where", f.step("Greater", largest, f.number(2.0**-100)), real, f.operands[0], last=True)
+
+
 def _check_range(elem: QuantizedType, op: Op) -> None:
     assert isinstance(elem.storage, ScalarType)
     if (elem.low, elem.high) != elem.storage.integer_range:
@@ -66,4 +79,5 @@ def _check_range(elem: QuantizedType, op: Op) -> None:
 
 QUANTIZATION: dict[type[OpKind], Emitter] = {
     quant.Observe: _observe, quant.Quantize: _quantize, quant.Dequantize: _dequantize,
+    quant.FakeQuantizeRows: _fake_quantize_rows,
 }  # fmt: skip

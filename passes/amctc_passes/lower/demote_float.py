@@ -82,10 +82,14 @@ def _widened(value: Value) -> Value | None:
 
 def _demoted(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tuple[Value, ...] | None:
     kind = op.kind
+    if isinstance(kind, nn.Identity) and operands[0] is not None:
+        return (operands[0],)  # a file has one where an output is an input, which nothing rounds
     if isinstance(kind, Constant):
         return None  # each reader decides: parameters of integer ops stay as they are
-    if isinstance(kind, ascend.Dequant | ascend.AntiQuant):
+    if isinstance(kind, ascend.Dequant | ascend.AntiQuant | ascend.DequantRows):
         return (apply(replace(kind, to=F16), *operands),) if kind.to == F32 else None
+    if isinstance(kind, ascend.DynamicQuant):
+        return _rows(op, operands, profile)
     weight_only = isinstance(kind, ascend.WeightQuantMatMul)
     if isinstance(kind, ascend.KINDS) and not weight_only:
         return None
@@ -104,6 +108,14 @@ def _demoted(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tu
     halves = tuple(o if o is None or i in own else half(o) for i, o in enumerate(operands))
     made = halves if in_half else _wide(op, operands)
     return None if made == op.operands else build(kind, *made, names=tuple(r.name for r in op.results)).results
+
+
+def _rows(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> tuple[Value, ...] | None:
+    """DynamicQuant reads float16 alone, unlike AscendQuant (N6)."""
+    assert operands[0] is not None
+    if profile.float_island == "f32" or operands[0].type.elem == F16:
+        return None
+    return build(op.kind, half(operands[0]), names=tuple(r.name for r in op.results)).results
 
 
 def _precision(op: Op, operands: tuple[Value | None, ...], profile: Profile) -> str:

@@ -22,12 +22,19 @@ from amctc_passes.facts import (
     UNOBSERVED,
     WEIGHTS_QUANTIZED,
     has_quantizer,
+    has_row_steps,
     is_quantized,
     quantized_type,
+    stands_for_integers,
     stored_under,
 )
-from amctc_passes.quantize.layers import integer_obstacle, weight_only_obstacle
-from amctc_passes.quantize.stored_forms import activation_obstacle, bias_obstacle, weight_obstacle
+from amctc_passes.quantize.layers import integer_obstacle, row_obstacle, weight_only_obstacle
+from amctc_passes.quantize.stored_forms import (
+    activation_obstacle,
+    bias_obstacle,
+    row_weight_obstacle,
+    weight_obstacle,
+)
 
 
 @register
@@ -63,7 +70,9 @@ class Legalize(Pass):
             reals.follow(op, operands)
             if isinstance(op.kind, quant.Dequantize):
                 return self._dequantized(op, reals, context)
-            if not isinstance(op.kind, nn.Layer | nn.AveragePool) or not any(map(is_quantized, op.operands)):
+            if isinstance(op.kind, quant.FakeQuantizeRows):
+                return None if target.row_scales or operands[0] is None else (operands[0],)
+            if not isinstance(op.kind, nn.Layer | nn.AveragePool) or not any(map(stands_for_integers, op.operands)):
                 return None
             if _is_weight_only(op):
                 reason = weight_only_obstacle(op, target)
@@ -94,6 +103,8 @@ class Legalize(Pass):
 
 def _obstacle(op: Op, target: Profile) -> str | None:
     """Quantizers that came in a form N24 cannot say."""
+    if has_row_steps(op.operands[0]):
+        return row_obstacle(op, target) or row_weight_obstacle(op)
     both = isinstance(op.kind, nn.Layer)
     if not all(map(is_quantized, op.operands[: 1 + both])):
         return "only some of its operands are quantized"
@@ -106,7 +117,7 @@ def _obstacle(op: Op, target: Profile) -> str | None:
 
 def _is_weight_only(op: Op) -> bool:
     """True for a layer whose constant weight alone is quantized."""
-    if not isinstance(op.kind, nn.Layer) or is_quantized(op.operands[0]) or not is_quantized(op.operands[1]):
+    if not isinstance(op.kind, nn.Layer) or stands_for_integers(op.operands[0]) or not is_quantized(op.operands[1]):
         return False
     return constant_data(stored_under(op.operands[1])) is not None
 
@@ -126,6 +137,9 @@ class _Reals:
         if isinstance(op.kind, quant.Quantize):
             assert operands[0] is not None
             self._found[op.result] = saturated(operands[0], op.kind.to)
+        elif isinstance(op.kind, quant.FakeQuantizeRows):
+            assert operands[0] is not None
+            self._found[op.result] = operands[0]
         elif isinstance(op.results[0].type.elem, QuantizedType) and any(o in self._found for o in op.operands):
             real = tuple(map(self._real, op.operands, operands))
             if not any(r is not None and isinstance(r.type.elem, QuantizedType) for r in real):
@@ -137,6 +151,8 @@ class _Reals:
 
     def stripped(self, old: Value | None, new: Value | None) -> Value | None:
         """An operand in float: what was quantized, or the float constant that integers stand for."""
+        if has_row_steps(old):
+            return self._real(old, new)
         if new is None or not is_quantized(old) or not is_quantized(new):
             return new
         real = self._real(stored_under(old), new)

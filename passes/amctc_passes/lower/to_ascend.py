@@ -9,7 +9,7 @@ import numpy as np
 
 from amctc.contract import Contract, Lossy
 from amctc.errors import UnsupportedError
-from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
+from amctc.ir import Graph, Op, Value, apply, build, const, constant_data, layer_name
 from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
@@ -22,12 +22,15 @@ from amctc_passes.facts import (
     UNOBSERVED,
     WEIGHTS_QUANTIZED,
     has_quantizer,
+    has_row_steps,
     is_quantized,
     quantized_type,
     stored_under,
 )
+from amctc_passes.lower.stored_weights import looked_up, with_numbers
 from amctc_passes.quantize.layers import accumulator_scales, weight_only_obstacle
 from amctc_passes.quantize.signed_storage import signed
+from amctc_passes.quantize.stored_forms import row_weight_obstacle
 
 
 @register
@@ -57,6 +60,10 @@ def _lowered(op: Op, operands: tuple[Value | None, ...], pools_integers: bool) -
         return (_quant(op, operands[0], kind.to),)
     if isinstance(kind, quant.Dequantize):
         return _dequantize(op, operands[0])
+    if isinstance(kind, quant.FakeQuantizeRows):
+        return (_rows(op, operands[0]),)
+    if isinstance(kind, nn.MatMul | nn.Gemm) and has_row_steps(op.operands[0]) and row_weight_obstacle(op) is None:
+        return (_product_of_rows(op, operands),)
     if isinstance(kind, nn.Layer) and is_quantized(op.operands[0]) and is_quantized(op.operands[1]):
         return (_layer(op, operands),)
     if isinstance(kind, nn.MatMul | nn.Gemm) and is_quantized(op.operands[1]):
@@ -65,6 +72,10 @@ def _lowered(op: Op, operands: tuple[Value | None, ...], pools_integers: bool) -
         return _average(op, operands[0])
     if isinstance(kind, nn.MaxPool) and is_quantized(op.operands[0]) and pools_integers:
         return _maximum(kind, operands[0])
+    if isinstance(kind, nn.Gather) and (rows := looked_up(op, operands[1])) is not None:
+        return (rows,)
+    if (computed := with_numbers(op, operands)) is not None:
+        return computed
     data = constant_data(op.results[0])
     elem = op.results[0].type.elem
     if data is not None and isinstance(elem, QuantizedType):
@@ -143,6 +154,33 @@ def _integer_kind(kind: nn.Layer, offset: int) -> ascend.Conv | ascend.ConvTrans
     return ascend.MatMul(isinstance(kind, nn.Gemm) and kind.trans_b, offset)
 
 
+def _rows(op: Op, source: Value | None) -> Value:
+    """DynamicQuant (N6), and the numbers its integers stand for; a product looks through to the integers."""
+    kind, value = ascend.DynamicQuant(), op.result.name or f"{layer_name(op)}.rows"
+    q, steps = build(kind, source, names=(f"{value}.quant", f"{value}.scale")).results
+    return apply(nn.Mul(), apply(nn.Cast(F32), q), apply(nn.Unsqueeze((-1,)), steps), name=op.result.name)
+
+
+def _product_of_rows(op: Op, operands: tuple[Value | None, ...]) -> Value:
+    """The integer product, and the epilogue with the steps of rows and columns and a float bias (N13)."""
+    kind, q = op.kind, _source(_source(operands[0]))  # behind the product with the steps, and the cast
+    assert isinstance(kind, nn.MatMul | nn.Gemm)
+    assert q.producer is not None
+    acc = apply(_integer_kind(kind, 0), q, _integers(op.operands[1]))
+    scale = const(quantized_type(op.operands[1]).scale_array, name=f"{layer_name(op)}.dequant.scale")
+    y = apply(ascend.DequantRows(), acc, scale, q.producer.results[1], operands[2] if len(operands) > 2 else None)
+    return y if kind.activation is None else apply(kind.activation, y)
+
+
+def _source(value: Value | None) -> Value:
+    """The first operand of the op that gives ``value``."""
+    assert value is not None
+    assert value.producer is not None
+    source = value.producer.operands[0]
+    assert source is not None
+    return source
+
+
 def _weight_only(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
     """The product of float data and integer weights (N21), and the activation; other forms take the float weights."""
     kind, x, bias = op.kind, operands[0], operands[2] if len(operands) > 2 else None
@@ -186,11 +224,8 @@ def _anti_quant(value: Value | None) -> Op | None:
 
 def _looked_through(value: Value | None) -> Value:
     """The integers under the AscendAntiQuant that a float reader would need."""
-    anti = _anti_quant(value)
-    assert anti is not None
-    stored = anti.operands[0]
-    assert stored is not None
-    return stored
+    assert _anti_quant(value) is not None
+    return _source(value)
 
 
 def _integers(dequantized: Value | None) -> Value:

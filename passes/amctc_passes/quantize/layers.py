@@ -63,6 +63,20 @@ def integer_obstacle(op: Op, target: Profile) -> str | None:
     return _shape_obstacle(op) if is_constant(op, 1) else _two_sided_obstacle(op, target)
 
 
+def row_obstacle(op: Op, target: Profile) -> str | None:
+    """Why the data of a layer cannot be quantized row by row as it comes (N6, N13); ``None`` when it can.
+
+    For one that runs on integers at all (:func:`integer_obstacle`).
+    """
+    if not isinstance(op.kind, nn.MatMul | nn.Gemm):
+        return "it is no matrix product"
+    if not target.row_scales:
+        return f"{target.name} has no product of rows that have scales of their own (N6, N13)"
+    if not is_constant(op, 1):
+        return "both sides are computed"
+    return "its data is a vector" if op.operands[0] is not None and op.operands[0].type.rank < 2 else None
+
+
 def _two_sided_obstacle(op: Op, target: Profile) -> str | None:
     """Why a product of two computed operands stays in float."""
     if not isinstance(op.kind, nn.MatMul):
@@ -108,6 +122,19 @@ def int4_obstacle(op: Op, target: Profile) -> str | None:
         return "a grouped convolution"
     channels = w.type.dims[nn.weight_input_axis(kind, w.type)]
     return f"an odd number of input channels, {channels}" if isinstance(channels, int) and channels % 2 else None
+
+
+def float_data_obstacle(op: Op, target: Profile) -> str | None:
+    """Why the weight of a layer on float data stays in float too (N21); ``None`` when integers can stand for it."""
+    weight = op.operands[1]
+    assert weight is not None
+    if not isinstance(op.kind, nn.MatMul | nn.Gemm):
+        return "a convolution"
+    if not target.weight_only:
+        return f"{target.name} computes no integer weights under float data"
+    if constant_data(weight) is None:
+        return "it is computed, not constant"
+    return None if weight.type.rank == 2 else "the constant side is no matrix"
 
 
 def weight_only_obstacle(op: Op, target: Profile | None = None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, ClassVar
@@ -18,8 +18,8 @@ from amctc.pipeline import Context, Pass, register
 from amctc.spec import PassSpec, parse_specs
 from amctc.substitute import convert
 from amctc.types import QuantizedType
-from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED
-from amctc_passes.quantize.layers import matching, quantized_name
+from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, stands_for_integers
+from amctc_passes.quantize.layers import matching, quantized_name, row_obstacle
 from amctc_passes.quantize.points import Point, QuantizableOp, quantizable_ops
 from amctc_passes.quantize.ranges import STORAGE, Method, Scheme
 from amctc_passes.quantize.sharing import Share, range_groups
@@ -32,12 +32,16 @@ class PlaceQdq(Pass):
 
     Both sides of a product of computed matrices are quantized, without offsets; ``two-sided=false`` leaves these
     products in float. ``tensor`` quantizes the inputs of additions and max pools too, as ``observe`` was told.
+    ``dynamic`` lists matrix products whose data is quantized row by row instead, each row on the step that its largest
+    element asks for when it comes (N6): no range is needed. Where the target has no such product a note says so, and
+    one step serves all rows.
     ``share`` says which values take one range: ``requant`` (the default) where a layer's result then leaves the
     accumulator as int8 in one step, ``moves`` all that only moves of elements connect, ``joins`` also the inputs of a
     quantized addition; ``off`` none.
 
     ``skip`` lists ops to leave in float and ``override`` changes options for some, both by name with wildcards:
-    ``override=["block*{method=min-max symmetric}"]``. A pattern that matches nothing is an error.
+    ``override=["block*{method=min-max symmetric}"]``. It can change ``bits``, ``symmetric``, ``method``, ``percentile``
+    and ``two-sided``. A pattern that matches nothing is an error.
     """
 
     bits: int = 8
@@ -47,6 +51,7 @@ class PlaceQdq(Pass):
     share: Share = "requant"
     two_sided: bool = True
     tensor: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     override: tuple[str, ...] = ()
 
@@ -66,18 +71,32 @@ class PlaceQdq(Pass):
         """Place quantizers (one per value and type, shared by its readers) and drop the observers."""
         candidates = quantizable_ops(graph, context.target, self.tensor)
         names = [layer_name(c.op) for c in candidates]
-        schemes, skipped = self._schemes(names), matching(names, self.skip, "skip")
+        overridden, skipped = self._overridden(names), matching(names, self.skip, "skip")
+        dynamic = matching(names, self.dynamic, "dynamic")
         chosen: dict[Point, Scheme] = {}
+        by_rows: set[Point] = set()
         for candidate, name in zip(candidates, names, strict=True):
-            reason = "skipped on request" if name in skipped else self._obstacle(candidate)
+            wanted = name in dynamic and name not in skipped and candidate.obstacle is None
+            if wanted and self._has_rows(candidate.op, name, context):
+                by_rows.update(p for p in candidate.points if not stands_for_integers(p.value))  # a second run
+                continue
+            options = overridden.get(name, self)
+            reason = "skipped on request" if name in skipped else options._obstacle(candidate)
             if reason is not None:
                 context.note(self.name, name, f"left in float: {reason}")
                 continue
-            scheme = schemes.get(name, self._scheme(self))
-            if candidate.symmetric:
-                scheme = replace(scheme, symmetric=True)
+            symmetric = options.symmetric or candidate.symmetric
+            scheme = Scheme(options.bits, symmetric, options.method, options.percentile)
             chosen.update(dict.fromkeys(candidate.points, scheme))
-        return _placed(graph, _types(chosen, range_groups(graph, list(chosen), self.share, context.target)))
+        groups = range_groups(graph, list(chosen), self.share, context.target)
+        return _placed(graph, _types(chosen, groups), by_rows)
+
+    def _has_rows(self, op: Op, name: str, context: Context) -> bool:
+        """Whether the data of ``op`` can be quantized row by row; a note says why not."""
+        reason = row_obstacle(op, context.target)
+        if reason is not None:
+            context.note(self.name, name, f"one step for all rows of its data, not one for each: {reason}")
+        return reason is None
 
     def _obstacle(self, candidate: QuantizableOp) -> str | None:
         if candidate.obstacle is not None:
@@ -87,13 +106,9 @@ class PlaceQdq(Pass):
         unobserved = any(_observer(p.value) is None for p in candidate.points)
         return "its input was not observed" if unobserved else None
 
-    @staticmethod
-    def _scheme(options: PlaceQdq) -> Scheme:
-        return Scheme(options.bits, options.symmetric, options.method, options.percentile)
-
-    def _schemes(self, names: Sequence[str]) -> dict[str, Scheme]:
-        """Schemes of the ops that overrides name; a later override wins."""
-        found: dict[str, Scheme] = {}
+    def _overridden(self, names: Sequence[str]) -> dict[str, PlaceQdq]:
+        """The options of the ops that overrides name; a later override wins."""
+        found: dict[str, PlaceQdq] = {}
         for text in self.override:
             pattern, brace, options = text.partition("{")
             if not brace:
@@ -105,18 +120,19 @@ class PlaceQdq(Pass):
             except ValueError as error:
                 raise UsageError(f"override {text!r}: {error}") from None
             for name in matching(names, [pattern.strip()], "override"):
-                found[name] = self._scheme(changed)
+                found[name] = changed
         return found
 
 
 def _changes(spec: PassSpec) -> dict[str, Any]:
-    allowed = ("bits", "symmetric", "method", "percentile")
+    allowed = ("bits", "symmetric", "method", "percentile", "two-sided")
     changes = {}
     for key, value in spec.options:
         if key not in allowed:
             raise UsageError(f"an override has no option {key!r}", remedy=f"it can change {', '.join(allowed)}")
+        field = key.replace("-", "_")
         try:
-            changes[key] = converted(PlaceQdq, key, value)
+            changes[field] = converted(PlaceQdq, field, value)
         except ValueError as error:
             raise UsageError(f"override option {key!r} {error}") from None
     return changes
@@ -136,9 +152,16 @@ def _types(chosen: Mapping[Point, Scheme], groups: Mapping[Value, Value]) -> dic
     return {point: types[groups[point.value], scheme] for point, scheme in chosen.items()}
 
 
-def _placed(graph: Graph, types: Mapping[Point, QuantizedType]) -> Graph:
-    """The graph without observers, with what stands at each point quantized and dequantized."""
+def _placed(graph: Graph, types: Mapping[Point, QuantizedType], by_rows: Set[Point]) -> Graph:
+    """The graph without observers, with what stands at each point quantized and dequantized, or rounded ``by_rows``."""
     shared: dict[tuple[Value, QuantizedType], Value] = {}
+    rounded: dict[Value, Value] = {}
+
+    def through_rows(op: Op, source: Value) -> Value:
+        if source not in rounded:
+            name = f"{source.name or f'{layer_name(op)}.input'}.rows"
+            rounded[source] = apply(quant.FakeQuantizeRows(), source, name=name)
+        return rounded[source]
 
     def through_integers(op: Op, position: int, source: Value) -> Value:
         to = types[Point(op, position)]
@@ -154,11 +177,13 @@ def _placed(graph: Graph, types: Mapping[Point, QuantizedType]) -> Graph:
             source = operands[0]
             assert source is not None
             return (source,)
-        if not any(Point(op, position) in types for position in range(len(operands))):
-            return None
-        return with_operands(op, tuple(
-            through_integers(op, i, o) if o is not None and Point(op, i) in types else o for i, o in enumerate(operands)
-        )).results  # fmt: skip
+        read = list(operands)
+        for position, operand in enumerate(operands):
+            if operand is not None and Point(op, position) in types:
+                read[position] = through_integers(op, position, operand)
+            elif operand is not None and Point(op, position) in by_rows:
+                read[position] = through_rows(op, operand)
+        return None if tuple(read) == operands else with_operands(op, tuple(read)).results
 
     return convert(graph, placed)
 

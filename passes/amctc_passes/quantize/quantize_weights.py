@@ -11,11 +11,9 @@ from amctc.contract import Changes, Contract
 from amctc.data import deferred
 from amctc.ir import Graph, Op, Value, apply, constant_data
 from amctc.numerics.linear import quantize_weight
-from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
-from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
-from amctc_passes.quantize.layers import matching, names
+from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED
 from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
 
 
@@ -26,13 +24,16 @@ class QuantizeWeights(Pass):
 
     Scales are raised just enough where the int32 bias or accumulator would overflow (N9), and a channel without
     weights takes a scale that keeps its bias fine (N10); both are noted. So is a layer that cannot store int4 (N4):
-    its weight takes 8 bits. ``int4`` lists layers that take 4 bits where the others take 8, by name with wildcards.
+    its weight takes 8 bits. ``int4`` lists layers that take 4 bits where the others take 8, by name with wildcards, and
+    ``weight-only`` matrix products whose data stays in float (``place-qdq.skip``) and whose weights take 8 bits all the
+    same, where the target computes those (N21).
     ``round-weights`` rounds better, and needs samples for it.
     """
 
     bits: int = 8
     per_channel: bool = True
     int4: tuple[str, ...] = ()
+    weight_only: tuple[str, ...] = ()
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Contract(
@@ -44,18 +45,19 @@ class QuantizeWeights(Pass):
         self._scheme()
 
     def _scheme(self) -> WeightScheme:
-        return WeightScheme(self.bits, self.per_channel, self.name, self.int4)
+        return WeightScheme(self.bits, self.per_channel, self.name, self.int4, weight_only=self.weight_only)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Replace each float weight by a dequantized integer one; the integers are computed when they are read."""
         scheme = self._scheme()
-        matching(names(graph), self.int4, "int4")
+        chosen = set(scheme.chosen(graph, context))
 
         def quantized(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
-            weight = operands[1] if isinstance(op.kind, nn.Layer) else None
-            data = constant_data(weight)
-            if weight is None or data is None or not is_quantized(operands[0]):
+            if op not in chosen:
                 return None
+            weight, data = operands[1], constant_data(operands[1])
+            assert weight is not None
+            assert data is not None
             elem = scheme.weight_type(op, operands, context)
             bits, axis, scales = elem.storage.bits, elem.axis, np.asarray(elem.scale_array, np.float32)
             integers = deferred("quantize weight", lambda w: quantize_weight(w, scales, axis=axis, bits=bits), data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -19,18 +19,31 @@ from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I4, I8, Array, QuantizedType
-from amctc_passes.facts import BIASES_QUANTIZED, NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
+from amctc_passes.facts import (
+    BIASES_QUANTIZED,
+    NOT_LOWERED,
+    TWO_OF_FOUR,
+    UNOBSERVED,
+    WEIGHTS_QUANTIZED,
+    is_quantized,
+    stands_for_integers,
+)
 from amctc_passes.quantize.calibrated_weights import CalibratedWeights
 from amctc_passes.quantize.layer_inputs import contraction_of
-from amctc_passes.quantize.layers import int4_obstacle, layers, matching, names
+from amctc_passes.quantize.layers import float_data_obstacle, int4_obstacle, layers, matching, names
 from amctc_passes.quantize.salient_channels import scaled_inputs
 from amctc_passes.quantize.weight_types import dequantized_weight
+from amctc_passes.quantize.weights_beside_layers import GATES, ROWS, WeightSlot, weight_slots, with_integer_weights
 
 
 @register
 @dataclass(frozen=True)
 class QuantizeWeightsOnly(Pass):
     """Quantize the constant weights of MatMul and Gemm under float data (N21).
+
+    ``embeddings`` are tables that Gather takes rows from, one scale per row, and ``recurrent`` the weights of LSTM, GRU
+    and RNN, one per gate channel: int8, symmetric, to nearest, whatever the other options say. They are stored so; the
+    rows taken, and what recurrent cells compute, are float on every target.
 
     ``group`` 0 gives each output channel one scale, else each ``group`` input channels of it one (a multiple of 32; a
     weight of fewer channels has one group). ``symmetric=false`` adds zero points. ``skip`` lists layers to leave in
@@ -49,6 +62,8 @@ class QuantizeWeightsOnly(Pass):
     skip: tuple[str, ...] = ()
     method: Literal["nearest", "gptq", "awq", "best"] = "nearest"
     columns: int = 16384
+    embeddings: bool = True
+    recurrent: bool = True
 
     name: ClassVar[str] = "quantize-weights-only"
     contract: ClassVar[Contract] = Contract(
@@ -66,16 +81,27 @@ class QuantizeWeightsOnly(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Replace float weights by dequantized integer ones."""
-        schemes = self._schemes(graph, context)
+        slots = self._slots(graph)
+        skipped = matching([*names(graph), *(layer_name(slot.op) for slot in slots)], self.skip, "skip")
+        graph = self._layers(graph, skipped, context)
+        kept = (slot for slot in self._slots(graph) if layer_name(slot.op) not in skipped)
+        return with_integer_weights(graph, kept, context, self.name)
+
+    def _slots(self, graph: Graph) -> list[WeightSlot]:
+        wanted = {ROWS: self.embeddings, GATES: self.recurrent}
+        return [slot for slot in weight_slots(graph) if wanted[slot.unit]]
+
+    def _layers(self, graph: Graph, skipped: Container[str], context: Context) -> Graph:
+        schemes = self._schemes(graph, skipped, context)
         if self.method == "nearest" or not schemes:
             return self._to_nearest(graph, schemes)
         if self.method != "gptq":
             scaled = scaled_inputs(graph, schemes, context, self.name)
             if scaled is not graph:
-                graph, schemes = scaled, self._schemes(scaled, context, noted=False)
+                graph, schemes = scaled, self._schemes(scaled, skipped, context, noted=False)
         if plain := self._uncalibrated(schemes, context):
             graph = self._to_nearest(graph, plain)
-            schemes = self._schemes(graph, context, noted=False)
+            schemes = self._schemes(graph, skipped, context, noted=False)
         walk = CalibratedWeights(schemes, context, self.name, clip=self.method != "gptq",
                                  second_order=self.method != "awq", columns=self.columns)  # fmt: skip
         return walk.run(graph, _with_rounded)
@@ -93,16 +119,17 @@ class QuantizeWeightsOnly(Pass):
                 found[op] = scheme
         return found
 
-    def _schemes(self, graph: Graph, context: Context, *, noted: bool = True) -> dict[Op, BlockScheme]:
+    def _schemes(
+        self, graph: Graph, skipped: Container[str], context: Context, *, noted: bool = True
+    ) -> dict[Op, BlockScheme]:
         """The layers whose weights are quantized, and how; the others are ``noted``."""
-        skipped = matching(names(graph), self.skip, "skip")
         context = context if noted else replace(context, notes=[])
         found: dict[Op, BlockScheme] = {}
         for op in layers(graph):
             weight = op.operand(1)
-            if is_quantized(op.operands[0]) or is_quantized(weight):
+            if stands_for_integers(op.operands[0]) or is_quantized(weight):
                 continue
-            reason = "skipped on request" if layer_name(op) in skipped else _obstacle(op, context)
+            reason = "skipped on request" if layer_name(op) in skipped else float_data_obstacle(op, context.target)
             if reason is not None:
                 context.note(self.name, layer_name(op), f"left in float: {reason}")
                 continue
@@ -182,16 +209,3 @@ def _along(op: Op, weight: Value) -> int:
     """The axis of the inputs."""
     assert isinstance(op.kind, nn.Layer)
     return nn.weight_input_axis(op.kind, weight.type)
-
-
-def _obstacle(op: Op, context: Context) -> str | None:
-    """Why the weight of a layer stays in float."""
-    weight = op.operands[1]
-    assert weight is not None
-    if not isinstance(op.kind, nn.MatMul | nn.Gemm):
-        return "a convolution"
-    if not context.target.weight_only:
-        return f"{context.target.name} computes no integer weights under float data"
-    if constant_data(weight) is None:
-        return "it is computed, not constant"
-    return None if weight.type.rank == 2 else "the constant side is no matrix"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from amctc.ir import Graph, Value, with_operands
 from amctc.ops import quant
-from amctc_passes.facts import is_quantized, stored_under
+from amctc_passes.facts import has_row_steps, is_quantized, stored_under
 
 
 def before_quantizer(value: Value | None) -> Value:
-    """x for dequantize(quantize(x)); a dequantized graph input or other integer stands for itself."""
+    """x for dequantize(quantize(x)), and for x rounded row by row; a dequantized graph input stands for itself."""
     assert value is not None
+    if value.producer is not None and has_row_steps(value):
+        assert value.producer.operands[0] is not None
+        return value.producer.operands[0]
     quantizer = stored_under(value).producer if is_quantized(value) else None
     if quantizer is None or not isinstance(quantizer.kind, quant.Quantize):
         return value

@@ -20,7 +20,7 @@ def activation_obstacle(activation: QuantizedType, target: Profile) -> str | Non
     if activation.axis is not None:
         return "activations quantized per channel"
     if activation.storage != I8:
-        return f"activations stored as {activation.storage} are not simulated on {target.name} yet"
+        return f"no rule says how {target.name} multiplies activations stored as {activation.storage}"
     return None
 
 
@@ -41,6 +41,20 @@ def weight_obstacle(op: Op, activation: QuantizedType, target: Profile) -> str |
     if weight.axis is not None and weight.axis != nn.weight_channel_axis(kind, plain_type):
         return "weight scales do not run over output channels"
     return None
+
+
+def row_weight_obstacle(op: Op) -> str | None:
+    """What a product of rows with scales of their own cannot take of the weight and the bias of ``op`` (N13)."""
+    kind, weight, bias = op.kind, op.operands[1], op.operand(2)
+    assert isinstance(kind, nn.Layer)
+    if not is_quantized(weight) or constant_data(stored_under(weight)) is None:
+        return "its data has a step per row and its weight is no constant of integers"
+    elem = quantized_type(weight)
+    if any(elem.zero_points) or elem.storage != I8:
+        return "under data with a step per row weights must be symmetric int8"
+    if elem.axis is not None and (elem.block or elem.axis != nn.weight_channel_axis(kind, stored_under(weight).type)):
+        return "weight scales do not run over output channels"
+    return "its bias is stored in integers, on steps that its data does not have" if is_quantized(bias) else None
 
 
 def _same_steps(scales: Array, steps: Array) -> bool:

@@ -7,14 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from amctc.errors import AmctcError
-from amctc.ir import Op, Value, apply, const, constant_data, layer_name
+from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.numerics.affine import weight_scales
 from amctc.numerics.bias import bias_scale_for_dead_channel, rescue_weight_scales
 from amctc.ops import nn, quant
 from amctc.pipeline import Context
 from amctc.types import I4, I8, Array, QuantizedType
-from amctc_passes.facts import quantized_type
-from amctc_passes.quantize.layers import int4_obstacle, named, quantized_name
+from amctc_passes.facts import has_row_steps, is_quantized, quantized_type, stands_for_integers
+from amctc_passes.quantize.layers import (
+    float_data_obstacle,
+    int4_obstacle,
+    layers,
+    matching,
+    named,
+    names,
+    quantized_name,
+)
 
 DEAD = 1.1920928955078125e-07
 """Weights whose scale is below FLT_EPSILON count as zero (N10)."""
@@ -25,7 +33,8 @@ class WeightScheme:
     """How weights are quantized: bits of storage, one scale per output channel or one in all.
 
     ``source`` is the pass that notes what it had to do otherwise. Layers that ``int4`` names, with wildcards, take 4
-    bits whatever ``bits`` says, and 8 those that are listed in ``int8``.
+    bits whatever ``bits`` says, and 8 those that are listed in ``int8``. Layers that ``weight_only`` names have weights
+    in 8 bits though their data stays in float (N21).
     """
 
     bits: int
@@ -33,10 +42,32 @@ class WeightScheme:
     source: str
     int4: tuple[str, ...] = ()
     int8: tuple[str, ...] = ()
+    weight_only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise ValueError(f"bits={self.bits}: weights are stored in 4 or 8 bits")
+
+    def chosen(self, graph: Graph, context: Context) -> list[Op]:
+        """The layers whose constant weights are stored: on quantized data, or on float data by name where they can be.
+
+        Raises :class:`UsageError` for a pattern of ``int4`` or ``weight_only`` that matches no layer.
+        """
+        matching(names(graph), self.int4, "int4")
+        named_so = matching(names(graph), self.weight_only, "weight-only")
+        found = []
+        for op in layers(graph):
+            if constant_data(op.operands[1]) is None:
+                continue
+            if stands_for_integers(op.operands[0]):
+                found.append(op)
+            elif layer_name(op) in named_so:
+                reason = float_data_obstacle(op, context.target)
+                if reason is None:
+                    found.append(op)
+                else:
+                    context.note(self.source, layer_name(op), f"weights left in float: {reason}")
+        return found
 
     def weight_type(self, op: Op, operands: tuple[Value | None, ...], context: Context) -> QuantizedType:
         """The type for the constant weight of ``op``, on its quantized data; errors name the layer.
@@ -54,8 +85,9 @@ class WeightScheme:
         try:
             array = data.read()
             scales = weight_scales(array, axis=axis, bits=bits)
-            bias = _largest_biases(operands, array.shape[channel_axis])
-            scales = self._safe(op, operands[0], array, scales, bias, channel_axis, bits, context)
+            if is_quantized(operands[0]):  # else the bias is added to numbers, not to integers (N13, N21)
+                bias = _largest_biases(operands, array.shape[channel_axis])
+                scales = self._safe(op, operands[0], array, scales, bias, channel_axis, bits, context)
         except AmctcError as error:
             raise error.located(layer_name(op)) from None
         storage = I8 if bits == 8 else I4
@@ -64,14 +96,19 @@ class WeightScheme:
 
     def _bits(self, op: Op, context: Context) -> int:
         bits = 4 if any(named(layer_name(op), pattern) for pattern in self.int4) else self.bits
-        if bits == 4 and layer_name(op) in self.int8:
-            context.note(self.source, layer_name(op), "weights stored in 8 bits, not 4: at an end of the network")
-            return 8
-        obstacle = int4_obstacle(op, context.target) if bits == 4 else None
+        obstacle = self._int4_obstacle(op, context) if bits == 4 else None
         if obstacle is None:
             return bits
-        context.note(self.source, layer_name(op), f"weights stored in 8 bits, not 4: {obstacle} (N4)")
+        context.note(self.source, layer_name(op), f"weights stored in 8 bits, not 4: {obstacle}")
         return 8
+
+    def _int4_obstacle(self, op: Op, context: Context) -> str | None:
+        if layer_name(op) in self.int8:
+            return "at an end of the network"
+        if not is_quantized(op.operands[0]):
+            return "its data has a step per row (N6)" if has_row_steps(op.operands[0]) else "its data stays in float"
+        obstacle = int4_obstacle(op, context.target)
+        return None if obstacle is None else f"{obstacle} (N4)"
 
     def _safe(
         self, op: Op, data: Value | None, array: Array, scales: Array, bias: Array | None, axis: int, bits: int,
@@ -100,7 +137,10 @@ def narrowable(op: Op, operands: tuple[Value | None, ...], elem: QuantizedType, 
     assert isinstance(op.kind, nn.Layer)
     assert weight is not None
     assert data is not None
-    read, axis, array = quantized_type(operands[0]), nn.weight_channel_axis(op.kind, weight.type), data.read()
+    axis, array = nn.weight_channel_axis(op.kind, weight.type), data.read()
+    if not is_quantized(operands[0]):
+        return np.ones(array.shape[axis], np.bool_)  # no bias in the accumulator
+    read = quantized_type(operands[0])
     _, rescued = rescue_weight_scales(
         array, elem.scale_array * np.float32(share), _largest_biases(operands, array.shape[axis]),
         activation_scale=read.scales[0], zero_point=read.zero_points[0], axis=axis, bits=elem.storage.bits,

@@ -28,8 +28,8 @@ class UndoDynamicQuantization(Pass):
     """Make float layers of products that quantize their data at run time, so that calibration can quantize them.
 
     ``Cast(MatMulInteger(q, w)) · scale_x · scale_w`` with q from ``DynamicQuantizeLinear(x)``, as ONNX Runtime's
-    quantizer writes it, becomes ``MatMul(x, w) · scale_w``, and so does ``ConvInteger``. The target finds no ranges
-    while it runs: it would compute the integers of such a layer one by one outside its cube.
+    quantizer writes it, becomes ``MatMul(x, w) · scale_w``, and so does ``ConvInteger``. The target finds no range
+    of a whole tensor while it runs: it would compute the integers of such a layer one by one outside its cube.
     """
 
     name: ClassVar[str] = "undo-dynamic-quantization"

@@ -9,7 +9,7 @@ import pytest
 from amctc.errors import TypeConstraintError
 from amctc.ops import ascend, nn
 from amctc.schema import OpKind
-from amctc.types import F16, F32, I4, I8, I32, U8, Dim, ScalarType, TensorType
+from amctc.types import F16, F32, I4, I8, I32, U8, U64, Dim, ScalarType, TensorType
 
 WINDOW: dict[str, Any] = {"strides": (2, 2), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
 IMAGE, WEIGHT, BIAS = (TensorType(s, e) for s, e in (((1, 4, 5, 5), I8), ((4, 3, 2, 2), I8), ((6,), I32)))
@@ -24,6 +24,9 @@ def test_result_types() -> None:
     assert transposed.infer(IMAGE, WEIGHT, BIAS) == (t(1, 6, 11, 10, elem=I32),)
     assert ascend.BatchMatMul().infer(t(2, 3, 4), t("N", 1, 4, 5)) == (t("N", 2, 3, 5, elem=I32),)
     assert ascend.SumPool(**WINDOW, kernel=(2, 3)).infer(IMAGE) == (t(1, 4, 2, 2, elem=I32),)
+    assert ascend.DynamicQuant().infer(t("N", 2, 4, elem=F16)) == (t("N", 2, 4), t("N", 2, elem=F32))
+    acc, step = t("N", 2, 4, elem=I32), t("N", 2, elem=F32)
+    assert ascend.DequantRows(F16).infer(acc, t(4, elem=F32), step, None) == (t("N", 2, 4, elem=F16),)
     product = ascend.WeightQuantMatMul(group=2)
     parameters = t(3, 7, elem=F32), t(3, 7, elem=I32), t(7, elem=F16)
     assert product.infer(t("N", 6, elem=F16), t(6, 7, elem=I4), *parameters) == (t("N", 7, elem=F16),)
@@ -60,6 +63,18 @@ BROKEN: dict[str, tuple[OpKind, tuple[TensorType | None, ...], int]] = {
     ),
     "integer data": (ascend.WeightQuantMatMul(), (t(2, 6), t(6, 7), t(7, elem=F32)), 5),
     "turned weight": (ascend.WeightQuantMatMul(True), (t(2, 6, elem=F32), t(6, 7), t(6, elem=F32)), 3),
+    "integer rows": (ascend.DynamicQuant(), (t(3, 4),), 1),
+    "a row alone": (ascend.DynamicQuant(), (t(4, elem=F32),), 2),
+    "rows of a float": (ascend.DequantRows(), (t(3, 4, elem=F32), t(4, elem=F32), t(3, elem=F32)), 1),
+    "an accumulated row": (ascend.DequantRows(), (t(4, elem=I32), t(4, elem=F32), t(elem=F32)), 1),
+    "packed scales of rows": (ascend.DequantRows(), (t(3, 4, elem=I32), t(4, elem=U64), t(3, elem=F32)), 2),
+    "integer bias of rows": (
+        ascend.DequantRows(), (t(3, 4, elem=I32), t(1, elem=F32), t(3, elem=F32), t(4, elem=I32)), 2,
+    ),
+    "scales of columns": (ascend.DequantRows(), (t(3, 4, elem=I32), t(3, elem=F32), t(3, elem=F32)), 3),
+    "steps of columns": (ascend.DequantRows(), (t(3, 4, elem=I32), t(1, elem=F32), t(4, elem=F32)), 4),
+    "bias of rows": (ascend.DequantRows(), (t(3, 4, elem=I32), t(1, elem=F32), t(3, elem=F32), t(3, elem=F32)), 5),
+    "rows to int8": (ascend.DequantRows(I8), (t(3, 4, elem=I32), t(1, elem=F32), t(3, elem=F32)), 6),
     "divisor": (ascend.Dequant(1, divisor=0), (t(1, 4, elem=I32), t(4, elem=F32)), 5),
 }  # fmt: skip
 

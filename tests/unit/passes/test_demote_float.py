@@ -264,3 +264,15 @@ def test_quantized_graphs_are_refused(run) -> None:
     q = apply(quant.Quantize(QuantizedType.per_tensor(0.5)), X)
     with pytest.raises(UsageError, match="not lowered"):
         run("demote-float", of(apply(quant.Dequantize(), q)))
+
+
+def test_an_output_that_is_an_input_is_not_rounded(run, chip) -> None:
+    """A file says it with an Identity; drawn: what was read back was rounded, what was in memory was not."""
+    x = np.float32([[0.1, 1 / 3, 1e-9]])
+    given = apply(nn.Identity(), X)
+    graph = of(given, apply(nn.Sigmoid(), given), apply(nn.Identity(), apply(nn.Neg(), X)))
+    after = run("demote-float", graph).graph
+    found = chip(after, x=x)
+    np.testing.assert_array_equal(found["y0"], x)
+    np.testing.assert_array_equal(found["y2"], -x.astype(np.float16).astype(np.float32))
+    check(graph, after)

@@ -268,7 +268,10 @@ def test_override_and_the_later_one_wins(run) -> None:
     ("override", "message"),
     [
         ("head", "override 'head' has no options; write it as \"conv\\*{method=min-max}\"$"),
-        ("head{skip=x}", "an override has no option 'skip'; it can change bits, symmetric, method, percentile$"),
+        (
+            "head{skip=x}",
+            "an override has no option 'skip'; it can change bits, symmetric, method, percentile, two-sided$",
+        ),
         ("head{bits=5}", "override 'head{bits=5}': bits=5: activations are stored in 4, 8, 16 bits$"),
         ("haed{bits=4}", "override 'haed' matches no layer; there are, for example, head"),
         ("head{bits=many}", "override option 'bits' wants an integer"),

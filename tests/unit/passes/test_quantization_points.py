@@ -109,6 +109,22 @@ def test_products_stay_in_float_on_request_and_where_they_do_not_pay(run) -> Non
     assert run("observe", attention(), target="ascend910a").graph is not None, "nothing to observe, no samples needed"
 
 
+def test_options_of_one_product_reach_both_of_its_sides(run) -> None:
+    """Another method, and whether it is computed in integers at all; the rest as for all layers."""
+    a, b = GraphInput("a", TensorType((2, 4), F32)), GraphInput("b", TensorType((4, 3), F32))
+    first, second = (named(nn.MatMul(), name, a, b) for name in ("first", "second"))
+    graph = run("observe", Graph((a, b), (first, second), ("y", "z")), SIDES).graph
+    found = elements(run('place-qdq{method=min-max override=["second{percentile=60 method=percentile}"]}', graph).graph)
+    assert None not in found["second"]
+    assert all(s.scales < f.scales for f, s in zip(found["first"], found["second"], strict=True) if f and s)
+    one = elements(run('place-qdq{two-sided=false override=["second{two-sided=true}"]}', graph).graph)
+    assert one["first"] == [None, None]
+    assert None not in one["second"]
+    other = run('place-qdq{override=["second{two-sided=false}"]}', graph)
+    assert elements(other.graph)["second"] == [None, None]
+    assert [n.text for n in other.notes] == ["left in float: both sides are computed (two-sided=false)"]
+
+
 def test_one_constant_side_is_no_two_sided_product() -> None:
     graph = Graph((B,), (named(nn.MatMul(), "m", const(np.ones((4, 6), np.float32)), B),), ("y",))
     (found,) = quantizable_ops(graph, load_profile("ascend910b1"))

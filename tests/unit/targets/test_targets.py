@@ -30,10 +30,11 @@ PAGE = [
 
 
 def test_what_pays_and_what_is_offered() -> None:
-    """Section Layers: two computed sides on A2 and 310B; weight-only on A2 and 310P."""
+    """Section Layers: two computed sides on A2 and 310B; weight-only on A2 and 310P; a scale per row on A2 (N13)."""
     profiles = [load_profile(name) for name in profile_names()]
     assert {p.name for p in profiles if p.batch_matmul_int8} == {"ascend310b1", "ascend910b1"}
     assert {p.name for p in profiles if p.weight_only} == {"ascend310p1", "ascend310p3", "ascend910b1"}
+    assert {p.name for p in profiles if p.row_scales} == {"ascend910b1"}
 
 
 def as_printed(peak: float | None, page: str) -> str:
