@@ -1,21 +1,37 @@
-"""Independent pieces of work in this thread, in threads or in processes: in order, and a bounded number at a time."""
+"""Independent pieces of work in this thread, in threads or in processes: in order, and a bounded number at a time.
+
+Results do not depend on what runs the pieces, so how work is cut into pieces must not either: a sum may round otherwise
+where a matrix has other rows beside it.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
+import itertools
+import mmap
 import os
+import pickle
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, get_context, parent_process
-from typing import Literal, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+
+import numpy as np
 
 from amctc.errors import LimitError, UsageError
 
 P = ParamSpec("P")
 Item = TypeVar("Item")
 T = TypeVar("T")
+
+_ALIGNMENT = 64  # of shared arrays, in bytes: what vector units load at once
 
 ExecutorKind = Literal["serial", "threads", "processes"]
 
@@ -77,6 +93,87 @@ def usable_cores() -> int:
 def shares_memory(executor: Executor) -> bool:
     """Whether calls run in this process and see its objects; what others get must be picklable, and small."""
     return isinstance(executor, SerialExecutor | ThreadPoolExecutor)
+
+
+class Share(Protocol):
+    """Makes a value readable for calls on an executor; what it gives is small to send, and called there for it."""
+
+    def __call__(self, value: T, /) -> Callable[[], T]:
+        """``value``, for whoever calls this."""
+
+
+@contextmanager
+def sharing(executor: Executor) -> Iterator[Share]:
+    """What makes values readable for calls on ``executor`` while the block lasts.
+
+    Where calls run in this process they get the value itself. For worker processes its arrays are written to a
+    temporary file, which they map: they are in memory once, and read-only. Raises :class:`LimitError` where it cannot
+    be written.
+    """
+    if shares_memory(executor):
+        yield lambda value: functools.partial(_same, value)
+        return
+    with ExitStack() as stack:
+        with _naming_the_folder():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amctc-shared-")))
+        names = itertools.count()
+        yield lambda value: functools.partial(_mapped, _written(folder / str(next(names)), value))
+
+
+@contextmanager
+def _naming_the_folder() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LimitError(
+            f"what workers share cannot be written: {error.strerror}",
+            where=tempfile.tempdir or "the temporary folder",
+            remedy="free space there, set TMPDIR to another folder, or work in threads",
+        ) from None
+
+
+def _same(value: T) -> T:
+    return value
+
+
+class _Pickled(NamedTuple):
+    """A pickled value whose buffers lie in a file, one after the other in these sizes."""
+
+    path: Path
+    sizes: tuple[int, ...]
+    rest: bytes
+
+
+def _written(path: Path, value: object) -> _Pickled:
+    buffers: list[pickle.PickleBuffer] = []
+    rest = io.BytesIO()
+    _Pickler(rest, protocol=5, buffer_callback=buffers.append).dump(value)
+    with _naming_the_folder(), path.open("xb") as file:
+        for buffer in buffers:
+            file.write(buffer.raw())
+            file.seek(-file.tell() % _ALIGNMENT, os.SEEK_CUR)
+        file.truncate()
+    return _Pickled(path, tuple(b.raw().nbytes for b in buffers), rest.getvalue())
+
+
+class _Pickler(pickle.Pickler):
+    """Puts every array into a buffer of its own; by default those with gaps are pickled with the rest."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """What makes the array; ``NotImplemented`` for what is none."""
+        if type(obj) is not np.ndarray or obj.flags.forc:
+            return NotImplemented
+        return np.ascontiguousarray(obj).__reduce_ex__(5)
+
+
+@functools.lru_cache(maxsize=4)
+def _mapped(pickled: _Pickled) -> Any:
+    """The value, in a worker process; the last ones are kept, because many calls read the same."""
+    size = pickled.path.stat().st_size
+    with pickled.path.open("rb") as file:
+        whole = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+    starts = itertools.accumulate((-(-s // _ALIGNMENT) * _ALIGNMENT for s in pickled.sizes), initial=0)
+    return pickle.loads(pickled.rest, buffers=[whole[a : a + s] for a, s in zip(starts, pickled.sizes, strict=False)])
 
 
 def in_order(executor: Executor, function: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -49,7 +50,30 @@ def evaluate(
         return _scored(session, samples, evaluator)
     if samples is None:
         raise UsageError("there are no samples to evaluate on", remedy="give samples, or an evaluator that has its own")
-    return _classified(session, samples, reference, progress, jobs)
+    return evaluate_all((session,), samples, reference, progress=progress, jobs=jobs)[0]
+
+
+def evaluate_all(
+    sessions: Sequence[Session],
+    samples: Samples,
+    reference: Session | None = None,
+    *,
+    progress: Progress = lambda what, done, total: None,
+    jobs: int = 1,
+) -> tuple[Evaluation, ...]:
+    """What :func:`evaluate` says of each of some classifiers, from one pass over the samples.
+
+    Every model runs once for each batch, the reference too, though all are compared with it.
+    """
+    labels, scored = samples.labels, [_Score() for _ in sessions]
+    seen = 0
+    for size, outputs in _outputs(sessions, samples, reference, jobs):
+        wanted = None if labels is None else labels[seen : seen + size]
+        for session, score in zip(sessions, scored, strict=True):
+            score.add(size, outputs[session], wanted, None if reference is None else outputs[reference])
+        seen += size
+        progress("evaluating", seen, len(samples))
+    return tuple(score.evaluation() for score in scored)
 
 
 def _scored(session: Session, samples: Samples | None, evaluator: Evaluator) -> Evaluation:
@@ -78,42 +102,50 @@ def takes_samples(evaluator: Evaluator) -> bool:
     return True
 
 
-def _classified(
-    session: Session, samples: Samples, reference: Session | None, progress: Progress, jobs: int
-) -> Evaluation:  # fmt: skip
-    hits1 = hits5 = agreeing = seen = rows = classes = 0
-    error = ErrorStatistics()
-    labels = samples.labels
-    for size, scores, expected in _rows(session, samples, reference, jobs):
+@dataclass
+class _Score:
+    """What is counted of a classifier; hits and agreement are ``None`` without labels and without a reference."""
+
+    samples: int = 0
+    rows: int = 0
+    classes: int = 0
+    hits1: int | None = None
+    hits5: int | None = None
+    agreeing: int | None = None
+    error: ErrorStatistics = field(default_factory=ErrorStatistics)
+
+    def add(self, size: int, scores: Array, labels: Array | None, expected: Array | None) -> None:
+        """Count a batch of ``size`` samples: rows of scores, their labels, and the rows of the reference."""
         if labels is not None:
             if len(scores) != size:
                 raise UsageError("the first output has no row per sample, so labels cannot score it", remedy=OWN)
-            wanted = labels[seen : seen + len(scores), None]
             order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-            hits1 += int((order[:, :1] == wanted).sum())
-            hits5 += int((order == wanted).any(axis=1).sum())
+            self.hits1 = (self.hits1 or 0) + int((order[:, :1] == labels[:, None]).sum())
+            self.hits5 = (self.hits5 or 0) + int((order == labels[:, None]).any(axis=1).sum())
         if expected is not None:
-            error = error.updated_where_finite(expected, scores)
-            agreeing += int((expected.argmax(1) == scores.argmax(1)).sum())
-        seen, rows, classes = seen + size, rows + len(scores), scores.shape[1]
-        progress("evaluating", seen, len(samples))
-    return Evaluation(
-        samples=seen, top1=hits1 / seen if labels is not None else None,
-        top5=hits5 / seen if labels is not None and classes > 5 else None,
-        agreement=agreeing / rows if reference is not None else None,
-        sqnr_db=error.sqnr_db if reference is not None else None,
-    )  # fmt: skip
+            self.error = self.error.updated_where_finite(expected, scores)
+            self.agreeing = (self.agreeing or 0) + int((expected.argmax(1) == scores.argmax(1)).sum())
+        self.samples, self.rows, self.classes = self.samples + size, self.rows + len(scores), scores.shape[1]
+
+    def evaluation(self) -> Evaluation:
+        """Of all that was counted."""
+        return Evaluation(
+            samples=self.samples, top1=None if self.hits1 is None else self.hits1 / self.samples,
+            top5=None if self.hits5 is None or self.classes <= 5 else self.hits5 / self.samples,
+            agreement=None if self.agreeing is None else self.agreeing / self.rows,
+            sqnr_db=None if self.agreeing is None else self.error.sqnr_db,
+        )  # fmt: skip
 
 
-def _rows(
-    session: Session, samples: Samples, reference: Session | None, jobs: int
-) -> Iterator[tuple[int, Array, Array | None]]:
-    """Of each batch its size, the rows of scores, and those of the reference."""
+def _outputs(
+    sessions: Sequence[Session], samples: Samples, reference: Session | None, jobs: int
+) -> Iterator[tuple[int, dict[Session, Array]]]:
+    """Of each batch its size, and the rows of scores of each session and of the reference."""
+    models = dict.fromkeys(sessions if reference is None else (*sessions, reference))
 
-    def run(feeds: Mapping[str, Array]) -> tuple[int, Array, Array | None]:
+    def run(feeds: Mapping[str, Array]) -> tuple[int, dict[Session, Array]]:
         size = batch_length(feeds)
-        rows = [sample_rows(s.run(feeds)[s.output_names[0]], size) for s in (session, reference) if s is not None]
-        return size, rows[0], rows[1] if len(rows) > 1 else None
+        return size, {s: sample_rows(s.run(feeds)[s.output_names[0]], size) for s in models}
 
     with open_executor("threads" if jobs > 1 else "serial", jobs) as pool, single_threaded_blas():
         yield from in_order(pool, run, samples)

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from amctc.aside import LARGE, SetAside
+from amctc.data import Data
 from amctc.errors import AmctcError, InputError, UnsupportedError
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, layer_name
 from amctc.numerics.threads import single_threaded_blas
@@ -54,7 +56,8 @@ class Plan:
     """A graph bound to kernels, ready to run any number of times.
 
     ``keep`` names further values whose arrays :meth:`run_values` returns. ``float_type`` computes every float32
-    constant and operand in another precision (the float64 oracle). ``grouping`` computes some ops together.
+    constant and operand in another precision (the float64 oracle). ``grouping`` computes some ops together. With
+    ``aside`` constants that it keeps elsewhere are not held: steps that read them are bound anew in each run.
     """
 
     def __init__(
@@ -65,14 +68,18 @@ class Plan:
         keep: Sequence[Value] = (),
         float_type: type[np.floating[Any]] | None = None,
         grouping: Grouping | None = None,
+        aside: SetAside | None = None,
     ) -> None:
         self.graph, self._float_type = graph, float_type
         roots = (*graph.outputs, *keep)
         ops = graph.ops if not keep else graph.with_outputs(roots, tuple(map(str, range(len(roots))))).ops
-        self._constants: dict[Value, Array] = {
-            op.result: self._precise(op.kind.data.read()) for op in ops if isinstance(op.kind, Constant)
-        }
         self._keep = frozenset(roots)
+        constants = {op.result: op.kind.data for op in ops if isinstance(op.kind, Constant)}
+        self._aside: dict[Value, Data] = {}
+        if aside is not None:
+            large = [v for v, data in constants.items() if data.nbytes > LARGE and v not in self._keep]
+            self._aside = {v: aside.data(constants.pop(v)) for v in large}
+        self._constants: dict[Value, Array] = {v: self._precise(data.read()) for v, data in constants.items()}
         computed: Iterable[Op | Step] = [op for op in ops if not isinstance(op.kind, Constant)]
         if grouping is not None:
             computed = grouping([op for op in computed if isinstance(op, Op)], self._constants, self._keep)
@@ -101,11 +108,26 @@ class Plan:
         factory = table.get(type(op.kind))
         if factory is None:
             raise UnsupportedError(f"no kernel for {op.kind.op_name}", where=layer_name(op))
+        constants = [None if o is None else self._constants.get(o) for o in op.operands]
+        if any(o in self._aside for o in op.operands):
+            return self._bound_late(op, factory, constants)
         try:
-            kernel = factory(op, [None if o is None else self._constants.get(o) for o in op.operands])
+            kernel = factory(op, constants)
         except AmctcError as error:
             raise error.located(layer_name(op)) from None
         return Step((op,), op.operands, op.results, kernel)
+
+    def _bound_late(self, op: Op, factory: KernelFactory, constants: Sequence[Array | None]) -> Step:
+        """A step that reads what is set aside when it runs, and lets go of it and of what the kernel made of it."""
+        aside = [None if o is None else self._aside.get(o) for o in op.operands]
+
+        def kernel(*arrays: Array | None) -> Array | tuple[Array, ...]:
+            read = [None if data is None else self._precise(data.read()) for data in aside]
+            bound = factory(op, [c if r is None else r for r, c in zip(read, constants, strict=True)])
+            return bound(*(a if r is None else r for r, a in zip(read, arrays, strict=True)))
+
+        given = tuple(None if o in self._aside else o for o in op.operands)
+        return Step((op,), given, op.results, kernel)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by interface name for one batch of inputs by name."""

@@ -10,11 +10,13 @@ from typing import BinaryIO
 import onnx
 
 from amctc.backends.deploy import export_deploy
+from amctc.collector import collector_paused
 from amctc.errors import UsageError
-from amctc.files import AnyPath, OutputFolder, atomic_write_bytes, output_folder
+from amctc.files import AnyPath, OutputFolder, atomic_writer, output_folder
 from amctc.ir import Graph
 from amctc.onnx_bridge import export_model
-from amctc.onnx_bridge.model_file import serialized, write_model, written_size
+from amctc.onnx_bridge.model_file import write_model, written_size
+from amctc.onnx_bridge.model_stream import serialized
 from amctc.onnx_bridge.storage import EXTERNAL_ABOVE, TensorStore, contents_size, inline, require_other_file
 from amctc.ops import ascend
 
@@ -37,6 +39,7 @@ def model_bytes(graph: Graph) -> bytes:
     return serialized(exported(graph))
 
 
+@collector_paused()
 def save(graph: Graph, path: AnyPath, *, external_data_threshold: int = EXTERNAL_ABOVE) -> None:
     """Write ``graph`` to ``path``, wholly or not at all.
 
@@ -47,7 +50,7 @@ def save(graph: Graph, path: AnyPath, *, external_data_threshold: int = EXTERNAL
     target = Path(path)
     if contents_size(graph) <= external_data_threshold:
         require_other_file(graph, target)
-        atomic_write_bytes(path, model_bytes(graph))
+        write_model(graph, lambda _: atomic_writer(path), target.name, exported, external_above=external_data_threshold)
         return
     if not os.path.isdir(target.parent):
         raise UsageError("the folder to write to does not exist", where=str(path), remedy="create it first")

@@ -97,19 +97,19 @@ class Contraction:
             found[i] = np.moveaxis(padded, 1, -1)[(samples, *at)]
         return np.ascontiguousarray(found.transpose(2, 0, 1)).reshape(self.groups, -1, samples.size)
 
-    def mean_column(self, x: Array) -> tuple[Float64Array, int]:
-        """The mean [G, K] of all columns of ``x``, and their number."""
+    def mean_columns(self, x: Array) -> tuple[Float64Array, int]:
+        """The mean [N, G, K] of the columns of each sample of ``x``, and their number in each."""
         if not isinstance(self.kind, nn.Conv | nn.ConvTranspose):
-            rows = x.reshape(-1, x.shape[-1])
-            return rows.mean(axis=0, dtype=np.float64)[None], len(rows)
+            rows = x.reshape(len(x), -1, x.shape[-1])
+            return rows.mean(axis=1, dtype=np.float64)[:, None], rows.shape[1]
         padded, window = self._padded(x)
         out = window.output_shape(padded.shape[2:])
-        axes = (0, *range(2, padded.ndim))
+        axes = tuple(range(2, padded.ndim))
         taps = [
             padded[trailing(tap_slices(tap, window, out))].mean(axis=axes, dtype=np.float64)
             for tap in np.ndindex(*window.kernel)
         ]
-        return np.stack(taps, axis=1).reshape(self.groups, -1), len(x) * math.prod(out)
+        return np.stack(taps, axis=2).reshape(len(x), self.groups, -1), math.prod(out)
 
     def _padded(self, x: Array) -> tuple[Array, Window]:
         """``x`` with its padding, and the window that slides over it without any."""

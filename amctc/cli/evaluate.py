@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -212,21 +213,19 @@ def scores(
     progress: Progress, jobs: int = 1,
 ) -> list[tuple[str, Evaluation]]:  # fmt: skip
     """One row per model; the float reference only where there is more to say than that it agrees with itself."""
-    from amctc.api import evaluate as run
+    from amctc.evaluation import evaluate, evaluate_all
 
-    rows = []
-    for session in sessions:
-        itself = session is reference
-        name = "QDQ as it came" if itself and session.kind == "qdq" else described(session)
-        if itself and metric is None and (samples is None or samples.labels is None):
-            continue
+    if metric is not None or samples is None:
+        return [(row_name(s, reference), evaluate(s, samples, evaluator=metric)) for s in sessions]
+    rows = [s for s in sessions if s is not reference or samples.labels is not None]
+    found = evaluate_all(rows, samples, reference, progress=progress, jobs=jobs)
+    alone = (replace(e, agreement=None, sqnr_db=None) for e in found)
+    return [(row_name(s, reference), a if s is reference else e) for s, e, a in zip(rows, found, alone, strict=True)]
 
-        def told(what: str, done: int, total: int, name: str = name) -> None:
-            progress(name, done, total)
 
-        other = None if itself else reference
-        rows.append((name, run(session, samples, other, evaluator=metric, progress=told, jobs=jobs)))
-    return rows
+def row_name(session: Session, reference: Session | None) -> str:
+    """What a row of the table is called."""
+    return "QDQ as it came" if session is reference and session.kind == "qdq" else described(session)
 
 
 def described(session: Session) -> str:

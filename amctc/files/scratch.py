@@ -57,6 +57,11 @@ class ScratchFile:
             done += count
         return np.frombuffer(data, np.uint8).view(dtype).reshape(shape)
 
+    def mapped(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """What was kept at ``offset``, at least a byte of it, as a read-only map whose pages the system may drop."""
+        flat = np.memmap(self._file, np.uint8, "r", offset, (math.prod(shape) * dtype.itemsize,))
+        return flat.view(dtype).reshape(shape)
+
     def _failure(self, error: OSError) -> LimitError:
         place = tempfile.tempdir or os.environ.get("TMPDIR") or "a temporary folder"
         return LimitError(

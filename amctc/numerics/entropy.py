@@ -15,7 +15,7 @@ from amctc.numerics.linear import storage_range
 SMOOTHING = 1e-4
 """Share of the quantized distribution spread over the bins in use: a bin the levels miss keeps log(p/q) finite."""
 
-_CELLS = 1 << 15  # levels evaluated at a time: temporaries of 256 KB stay in L2 cache
+_CELLS = 1 << 14  # levels evaluated at a time: arrays of 128 KB stay in L2 cache
 
 
 def entropy(h: Histogram, *, bits: int = 8, symmetric: bool = False) -> tuple[float, float]:
@@ -65,49 +65,62 @@ def divergences(h: Histogram, lower: Int64Array, upper: Int64Array, bits: int) -
     """
     counts = h.counts.astype(np.float64)
     counts[h.half_bins] -= h.zeros
-    prefix = _PrefixSums(counts)
-    result = np.empty(lower.size)
-    rows = max(1, _CELLS >> bits)
-    for at in range(0, lower.size, rows):
-        result[at : at + rows] = prefix.divergences(lower[at : at + rows], upper[at : at + rows], bits)
-    return result
+    total, upto, information = float(counts.sum()), _before(counts), _before(_x_log_x(counts))
+    if not total:
+        return np.zeros(lower.size)
+    inside = upto[upper] - upto[lower]
+    outside = np.stack([upto[lower], total - upto[upper]])
+    ends = np.stack([counts[lower], counts[upper - 1]])
+    crossed, cells = np.empty(lower.size), _Cells(upto, _before(counts > 0.0), bits, lower.size)
+    for at in range(0, lower.size, cells.rows):
+        part = slice(at, at + cells.rows)
+        crossed[part] = cells.cross_entropy(lower[part], upper[part], inside[part], outside[:, part], ends[:, part])
+    result = information[upper] - information[lower] + (_x_log_x(ends + outside) - _x_log_x(ends)).sum(axis=0)
+    result = (result - crossed) / total - np.log(total)
+    return np.where(inside > 0.0, result, np.inf)
 
 
-class _PrefixSums:
-    """Sums of c, [c > 0] and c·log c over the bins before each edge."""
+class _Cells:
+    """Levels of some candidates at a time, in memory that is used again.
 
-    def __init__(self, counts: Float64Array) -> None:
-        self._counts = counts
-        self._total = float(counts.sum())
-        self._upto = _before(counts)
-        self._used = _before(counts > 0.0)
-        self._information = _before(_x_log_x(counts))
+    ``upto``, ``used``: sums of c and of [c > 0] over the bins before each edge.
+    """
 
-    def divergences(self, lower: Int64Array, upper: Int64Array, bits: int) -> Float64Array:
-        inside = self._upto[upper] - self._upto[lower]
-        outside = np.stack([self._upto[lower], self._total - self._upto[upper]])
-        ends = np.stack([self._counts[lower], self._counts[upper - 1]])
-        # Level g holds the bins from ceil(g·n / 2**bits); an end bin that only outsiders fill is in use as well.
+    def __init__(self, upto: Float64Array, used: Float64Array, bits: int, candidates: int) -> None:
+        self._upto, self._used, self._bits = upto, used, bits
+        self.rows = max(1, min(_CELLS >> bits, candidates))
         levels = 1 << bits
-        edges = np.arange(levels + 1, dtype=np.int64) * (upper - lower)[:, None]
-        edges += levels - 1
-        edges >>= bits
+        self._edges, self._sums = np.empty((self.rows, levels + 1), np.int64), np.empty((self.rows, levels + 1))
+        self._levels, self._cells = np.arange(levels + 1), np.empty((3, self.rows, levels))
+
+    def cross_entropy(
+        self, lower: Int64Array, upper: Int64Array, inside: Float64Array, outside: Float64Array, ends: Float64Array
+    ) -> Float64Array:
+        """Σ P·log Q of each candidate, times T."""
+        # Level g holds the bins from ceil(g·n / 2**bits); an end bin that only outsiders fill is in use as well.
+        edges = np.multiply(self._levels, (upper - lower)[:, None], out=self._edges[: lower.size])
+        edges += self._levels[-1] - 1
+        edges >>= self._bits
         edges += lower[:, None]
-        mass = np.diff(self._upto[edges], axis=1)
-        used = np.diff(self._used[edges], axis=1)
+        mass, used, share = self._cells[:, : lower.size]
+        self._between(self._upto, edges, mass)
+        self._between(self._used, edges, used)
         used[:, [0, -1]] += ((ends == 0.0) & (outside > 0.0)).T
         in_use = used.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            share = (1.0 - SMOOTHING) * mass / (used * inside[:, None]) + (SMOOTHING / in_use)[:, None]
+            np.multiply(mass, 1.0 - SMOOTHING, out=share)
+            share /= np.multiply(used, inside[:, None], out=used)
+            share += (SMOOTHING / in_use)[:, None]
             mass[:, [0, -1]] += outside.T
-            log_q = np.where(mass > 0.0, np.log(share), 0.0)
-        information = self._information[upper] - self._information[lower]
-        information += (_x_log_x(ends + outside) - _x_log_x(ends)).sum(axis=0)
-        crossed = (mass * log_q).sum(axis=1)
-        if not self._total:
-            return np.zeros(lower.size)
-        result = (information - crossed) / self._total - np.log(self._total)
-        return np.where(inside > 0.0, result, np.inf)
+            crossed = np.log(share, out=share)
+            crossed *= mass
+        np.copyto(crossed, 0.0, where=mass == 0.0)  # where nothing lies there is no logarithm either
+        return np.asarray(crossed.sum(axis=1))
+
+    def _between(self, sums: Float64Array, edges: Int64Array, out: Float64Array) -> None:
+        """The sums over the bins between neighbouring ``edges``."""
+        at = np.take(sums, edges, out=self._sums[: len(edges)], mode="clip")  # in range: not to be checked
+        np.subtract(at[:, 1:], at[:, :-1], out=out)
 
 
 def _observed_bins(h: Histogram) -> tuple[int, int]:

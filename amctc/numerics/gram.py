@@ -85,10 +85,10 @@ class CrossCovariance:
         self._products = self._products + (differences @ columns.swapaxes(1, 2)).astype(np.float64)
         self._count += columns.shape[2]
 
-    def matrix(self, length: int) -> Float64Array:
-        """The covariance, shrunk by the share that :meth:`Covariance.matrix` takes off correlations."""
+    def matrix(self, length: int, *, shrunk: bool = True) -> Float64Array:
+        """The covariance, unless it is only to measure by ``shrunk`` as :meth:`Covariance.matrix` shrinks."""
         products = np.asarray(self._products) / max(self._count, 1)
         if self.centre is not None:
             first, second = (np.asarray(s) / max(self._count, 1) for s in self._sums)
             products = products - first[:, :, None] * second[:, None, :]
-        return np.asarray(products * (self._count / (self._count + length)))
+        return np.asarray(products * (self._count / (self._count + length) if shrunk else 1.0))

@@ -24,17 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from amctc.errors import InputError
-from amctc.numerics._arrays import AnyArray, Float32Array, Float64Array, Int64Array, float32_array
+from amctc.numerics._arrays import Float64Array, Int64Array, float32_array
+from amctc.numerics._binning import EMPTY_EXPONENT, binned, grown
 
 DEFAULT_BINS = 4096
 """Bins of the reference tool's histograms (calibration formulas, HFMG)."""
 
-EMPTY_EXPONENT = -149
-"""Exponent of a histogram that saw no value but zero: every non-zero float32 is at least 2**-149 and needs more."""
-
 _LARGEST_EXPONENT = 128  # every finite float32 is below 2**128
 _MOST_STORED_BINS = 1 << 20  # a damaged file must not make us allocate gigabytes
-_CHUNK = 1 << 16  # elements binned at a time: temporaries of 1 MB stay in L2 cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +91,8 @@ class Histogram:
         values = float32_array(x).reshape(-1)
         if values.size == 0:
             return self
-        # Adding 0.0 turns -0.0 into 0.0: which zero comes first must not show in the result.
-        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError(
-                "calibration data holds NaN, an infinity or a value beyond float32",
-                remedy="check the model's input preprocessing and look for overflow in earlier layers",
-            )
-        # frexp: |x| = m · 2**e with m < 1, so 2**e is the smallest power of two strictly above |x|.
-        exponent = max(self.exponent, int(np.frexp(max(-low, high))[1]) if low or high else EMPTY_EXPONENT)
-        counts = _binned(values, exponent, self.half_bins)
-        counts += _grown(self.counts, exponent - self.exponent)
-        if self.count:
-            low, high = min(low, self.low), max(high, self.high)
-        # Counting booleans is four times faster than count_nonzero on floats.
-        zeros = self.zeros + int(np.count_nonzero(values == 0.0))
-        return Histogram(counts, exponent, low, high, self.count + values.size, zeros)
+        new = binned(values, self.half_bins)
+        return self.merged(Histogram(new.counts, new.exponent, new.low, new.high, values.size, new.zeros))
 
     def merged(self, other: Histogram) -> Histogram:
         """The histogram of both data sets; InputError when the numbers of bins differ."""
@@ -118,7 +101,8 @@ class Histogram:
         if not self.count or not other.count:
             return self if self.count else other
         exponent = max(self.exponent, other.exponent)
-        counts = _grown(self.counts, exponent - self.exponent) + _grown(other.counts, exponent - other.exponent)
+        counts = grown(self.counts, exponent - self.exponent) + grown(other.counts, exponent - other.exponent)
+        counts.flags.writeable = False  # nobody else has it: it need not be copied
         low, high = min(self.low, other.low), max(self.high, other.high)
         return Histogram(counts, exponent, low, high, self.count + other.count, self.zeros + other.zeros)
 
@@ -156,36 +140,3 @@ class Histogram:
             return cls(counts, int(data["exponent"]), low, high, total, int(data["zeros"]))
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise InputError(f"malformed histogram: {problem!r}") from problem
-
-
-def _grown(counts: Int64Array, doublings: int) -> Int64Array:
-    """``counts`` after the range doubled ``doublings`` times: neighbours merged, the result in the middle."""
-    half = counts.size // 2
-    # After log2(half) merges each sign is one bin, and further ones change nothing.
-    merged = 1 << min(doublings, half.bit_length() - 1)
-    if merged == 1:
-        return counts
-    kept = half // merged
-    grown = np.zeros_like(counts)
-    grown[half - kept : half + kept] = counts.reshape(2 * kept, merged).sum(axis=1)
-    return grown
-
-
-def _binned(values: Float32Array, exponent: int, half: int) -> Int64Array:
-    """Counts of floor(x / width) + half, chunk by chunk.
-
-    A float32 multiplication by a power of two ≥ 1 is exact; a smaller factor could underflow and lose a sign, and one
-    above 2**127 does not exist in float32, so those run in float64.
-    """
-    shift = half.bit_length() - 1 - exponent
-    kind: type[np.float32] | type[np.float64] = np.float32 if 0 <= shift <= 127 else np.float64
-    factor = kind(2.0**shift)
-    counts = np.zeros(2 * half, np.int64)
-    scratch: AnyArray = np.empty(min(values.size, _CHUNK), kind)
-    for start in range(0, values.size, _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        position = np.multiply(chunk, factor, out=scratch[: chunk.size], dtype=kind)
-        np.floor(position, out=position)
-        position += half
-        counts += np.bincount(position.astype(np.intp), minlength=2 * half)
-    return counts

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import threadpoolctl
 
@@ -14,7 +17,20 @@ def _controller() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
-def single_threaded_blas() -> AbstractContextManager[object]:
+_lock = threading.Lock()
+_inside: list[Any] = []
+"""The limit, as often as threads are in the context: it is the process's, so the first sets and the last lifts it."""
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
     """Context in which NumPy's matrix products use one thread. Results do not depend on it; times do."""
-    context: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
-    return context
+    with _lock:
+        _inside.append(_inside[0] if _inside else _controller().limit(limits=1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _lock:
+            limit = _inside.pop()
+            if not _inside:
+                limit.restore_original_limits()

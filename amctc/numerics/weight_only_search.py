@@ -6,22 +6,28 @@ are rounded with the second moments of the data (GPTQ, Frantar et al. 2023), for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from amctc.concurrency import SerialExecutor, in_order, sharing
 from amctc.numerics.linear import storage_range
 from amctc.numerics.parted_gram import PartedGram
 from amctc.numerics.scale_search import search_scales
-from amctc.numerics.second_order import DAMPING, round_second_order
+from amctc.numerics.second_order import DAMPING, even_blocks, round_second_order
+from amctc.numerics.threads import single_threaded_blas
 from amctc.numerics.weight_only import quantize_weight_only, weight_only_parameters
 
 Float64Array = npt.NDArray[np.float64]
 
 RANGES = 20
 """Shares of the full range that the clip search tries."""
+
+_ROWS = 512  # outputs whose ranges are searched together
 
 WIDEST = 2.0**10
 """An input smaller by more is as good as dead; what scales it must not sink the others in a float16 island."""
@@ -70,47 +76,74 @@ def rounded_to_nearest(weight: Float64Array, scheme: BlockScheme) -> RoundedWeig
 
 
 def weight_candidates(
-    weight: Float64Array, gram: PartedGram, scheme: BlockScheme, *, clip: bool, second_order: bool
-) -> Iterator[RoundedWeight]:
-    """``weight`` [O, K] rounded to nearest, then what the samples of ``gram`` suggest instead."""
+    weight: Float64Array, gram: PartedGram, scheme: BlockScheme, *, clip: bool, second_order: bool,
+    executor: Executor | None = None,
+) -> Iterator[RoundedWeight]:  # fmt: skip
+    """``weight`` [O, K] rounded to nearest, then what the samples of ``gram`` suggest instead.
+
+    ``executor`` runs what is independent; the result is the same.
+    """
+    executor = executor or SerialExecutor()
     plain = rounded_to_nearest(weight, scheme)
     yield plain
-    narrowed = _clipped(weight, gram, scheme, plain) if clip else plain
+    narrowed = _clipped(weight, gram, scheme, plain, executor) if clip else plain
     if clip:
         yield narrowed
     if second_order:
-        yield _second_order(weight, gram, scheme, plain)
+        yield _second_order(weight, gram, scheme, plain, executor)
     if second_order and clip:
-        yield _second_order(weight, gram, scheme, narrowed)
+        yield _second_order(weight, gram, scheme, narrowed, executor)
 
 
-def _clipped(weight: Float64Array, gram: PartedGram, scheme: BlockScheme, plain: RoundedWeight) -> RoundedWeight:
+class _Clipping(NamedTuple):
+    """Some rows of a weight with one scale each, to be narrowed: what all share, the block and the rows."""
+
+    shared: Callable[[], tuple[Float64Array, PartedGram, BlockScheme, RoundedWeight]]
+    block: int
+    rows: slice
+
+
+def _clipped(
+    weight: Float64Array, gram: PartedGram, scheme: BlockScheme, plain: RoundedWeight, executor: Executor
+) -> RoundedWeight:
     """Each block with the share of its range that disturbs the output least, other blocks aside.
 
     Zero points stay: both ends move by the same share.
     """
     scales, codes = plain.scales.copy(), plain.codes.copy()
-    for i, terms in enumerate(scheme.blocks(weight.shape[1])):
-        part, zeros, inner = weight[:, terms], plain.zeros[:, i, None], gram.within(terms)
-
-        def trial(
-            steps: Float64Array, part: Float64Array = part, zeros: npt.NDArray[np.int64] = zeros,
-            inner: PartedGram = inner,
-        ) -> tuple[npt.NDArray[np.int8], Float64Array]:  # fmt: skip
-            found = np.clip(np.rint(part / steps[:, None]) + zeros, *storage_range(scheme.bits))
-            return found.astype(np.int8), inner.loss(part - (found - zeros) * steps[:, None])
-
-        scales[:, i], codes[:, terms] = search_scales(scales[:, i], trial, RANGES)
+    blocks = scheme.blocks(weight.shape[1])
+    with single_threaded_blas(), sharing(executor) as share:
+        shared = share((weight, gram, scheme, plain))
+        tasks = [_Clipping(shared, i, rows) for i in range(len(blocks)) for rows in even_blocks(len(weight), _ROWS)]
+        for task, found in zip(tasks, in_order(executor, _narrowed, tasks), strict=True):
+            scales[task.rows, task.block], codes[task.rows, blocks[task.block]] = found
     return RoundedWeight("clip", scales, plain.zeros, codes)
 
 
-def _second_order(weight: Float64Array, gram: PartedGram, scheme: BlockScheme, start: RoundedWeight) -> RoundedWeight:
+def _narrowed(task: _Clipping) -> tuple[Float64Array, npt.NDArray[np.int8]]:
+    """Scales [o] and integers [o, k]."""
+    (weight, gram, scheme, plain), rows = task.shared(), task.rows
+    terms = scheme.blocks(weight.shape[1])[task.block]
+    part, zeros, inner = weight[rows, terms], plain.zeros[rows, task.block, None], gram.within(terms)
+
+    def trial(steps: Float64Array) -> tuple[npt.NDArray[np.int8], Float64Array]:
+        found = np.clip(np.rint(part / steps[:, None]) + zeros, *storage_range(scheme.bits))
+        return found.astype(np.int8), inner.loss(part - (found - zeros) * steps[:, None])
+
+    with single_threaded_blas():
+        return search_scales(plain.scales[rows, task.block], trial, RANGES)
+
+
+def _second_order(
+    weight: Float64Array, gram: PartedGram, scheme: BlockScheme, start: RoundedWeight, executor: Executor
+) -> RoundedWeight:
     length, codes = weight.shape[1], np.empty(weight.shape, np.int8)
     steps, zeros = scheme.spread(start.scales, length), scheme.spread(start.zeros, length)
     for terms, part in gram.parts:
         codes[:, terms] = round_second_order(
-            weight[:, terms], part, steps[:, terms], bits=scheme.bits, zero_points=zeros[:, terms], damping=DAMPING
-        )
+            weight[:, terms], part, steps[:, terms], bits=scheme.bits, zero_points=zeros[:, terms], damping=DAMPING,
+            executor=executor,
+        )  # fmt: skip
     return RoundedWeight("gptq" if start.method == "nearest" else f"{start.method} and gptq",
                          start.scales, start.zeros, codes)  # fmt: skip
 

@@ -13,7 +13,8 @@ import onnx
 
 from amctc.errors import LimitError
 from amctc.ir import Graph
-from amctc.onnx_bridge.storage import DATA_SUFFIX, ExternalData, TensorStore, contents_size, inline
+from amctc.onnx_bridge.model_stream import LateContents, ModelStream, serialized
+from amctc.onnx_bridge.storage import DATA_SUFFIX, ExternalData, TensorStore, contents_size
 
 Exporter = Callable[[Graph, TensorStore], onnx.ModelProto]
 """Makes the model of a graph; the contents of its tensors go where the second argument puts them."""
@@ -22,22 +23,17 @@ Opener = Callable[[str], AbstractContextManager[BinaryIO]]
 """Opens a file of that name for writing."""
 
 
-def serialized(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model file, the same for the same model; :class:`LimitError` past 2 GiB."""
-    try:
-        return bytes(model.SerializeToString(deterministic=True))
-    except Exception as error:  # EncodeError or ValueError, by implementation; the size is all that can be wrong
-        raise LimitError("the model does not fit one ONNX file of 2 GiB",
-                         remedy="save it with external data") from error  # fmt: skip
-
-
 def write_model(graph: Graph, opened: Opener, name: str, export: Exporter, *, external_above: int) -> int:
     """Write ``graph`` to the file ``name``, past ``external_above`` bytes of contents with external data beside it.
 
-    Gives the number of bytes written. The model comes last: while it is missing, nobody reads its data.
+    Gives the number of bytes written. The model comes last: while it is missing, nobody reads its data. Either way
+    large tensors pass through memory one by one. Raises :class:`LimitError` for one file past 2 GiB.
     """
     if contents_size(graph) <= external_above:
-        return _write(opened, name, serialized(export(graph, inline)))
+        stream = _stream(graph, export)
+        with opened(name) as file:
+            file.writelines(stream)  # in a loop the variable would hold a tensor while the next one is read
+        return stream.size
     location = name + DATA_SUFFIX
     with opened(location) as file:
         store = ExternalData(file, location)
@@ -48,7 +44,7 @@ def write_model(graph: Graph, opened: Opener, name: str, export: Exporter, *, ex
 def written_size(graph: Graph, name: str, export: Exporter, *, external_above: int) -> int:
     """Bytes that :func:`write_model` would write. Large contents are not read for it."""
     if contents_size(graph) <= external_above:
-        return len(serialized(export(graph, inline)))
+        return _stream(graph, export).size
     store = ExternalData(None, name + DATA_SUFFIX)
     return len(serialized(export(graph, store))) + store.size
 
@@ -66,6 +62,11 @@ def temporary_model(graph: Graph, export: Exporter) -> Iterator[Path]:
                              where=tempfile.tempdir or "the temporary folder",
                              remedy="free space there, or set TMPDIR to another folder") from None  # fmt: skip
         yield path
+
+
+def _stream(graph: Graph, export: Exporter) -> ModelStream:
+    contents = LateContents()
+    return ModelStream(export(graph, contents), contents)
 
 
 def _write(opened: Opener, name: str, data: bytes) -> int:

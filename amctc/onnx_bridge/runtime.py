@@ -20,7 +20,8 @@ from amctc.kernels.tables import ORACLE
 from amctc.onnx_bridge.custom_ops import add_custom_ops, unknown_op
 from amctc.onnx_bridge.edge_casts import EdgeCasts
 from amctc.onnx_bridge.exporter import export_model
-from amctc.onnx_bridge.model_file import serialized, temporary_model
+from amctc.onnx_bridge.model_file import temporary_model
+from amctc.onnx_bridge.model_stream import serialized
 from amctc.onnx_bridge.names import Names
 from amctc.onnx_bridge.storage import TensorStore, contents_size, inline
 from amctc.onnx_bridge.subgraphs import inner_names
@@ -29,8 +30,11 @@ from amctc.ops.onnx import Node
 from amctc.schema import OpKind
 from amctc.types import Array
 
-IN_MEMORY = 1 << 29
-"""Bytes of contents above which a model is handed to the runtime as a file: in memory it would exist three times."""
+IN_MEMORY = 1 << 27
+"""Bytes of contents above which a model is handed to the runtime as a file, which it maps instead of copying.
+
+In memory it would exist three times: as a message, in the runtime, and packed for its kernels.
+"""
 
 _FATAL = 4
 _PROVIDER = "ExecutionProvider"
@@ -38,15 +42,16 @@ _CPU = f"CPU{_PROVIDER}"
 
 
 def open_session(
-    model: bytes | Path, *, optimise: bool = True, threads: int = 1, provider: str = "cpu"
+    model: bytes | Path, *, optimise: bool = True, threads: int = 1, provider: str = "cpu", packed: bool = True
 ) -> onnxruntime.InferenceSession:
     """A session on serialized model bytes or a model file; what ``provider`` does not compute runs on the CPU.
 
+    ``packed`` weights are copied into the form that its kernels are fastest with; others stay in the file, mapped.
     Raises :class:`UnsupportedError` when the runtime refuses the model, :class:`UsageError` for a provider it lacks.
     """
     providers = list(dict.fromkeys((provider_name(provider), _CPU)))
     try:
-        session = _started(model, optimise, threads, providers)
+        session = _started(model, optimise, threads, providers, packed)
     except Exception as error:  # the runtime's exception types are not stable across versions
         if (unknown := unknown_op(str(error), model.read_bytes() if isinstance(model, Path) else model)) is not None:
             raise unknown from None
@@ -58,18 +63,24 @@ def open_session(
 
 
 def _started(
-    model: bytes | Path, optimise: bool, threads: int, providers: list[str]
-) -> onnxruntime.InferenceSession:  # fmt: skip
+    model: bytes | Path, optimise: bool, threads: int, providers: list[str], packed: bool
+) -> onnxruntime.InferenceSession:
     """A session; without optimisation where that is what fails: some fusions lose a value that is an output."""
     options = onnxruntime.SessionOptions()
     add_custom_ops(options)
     options.log_severity_level = _FATAL
     options.enable_cpu_mem_arena = False  # it grows in powers of two, and a session never gives it back
     options.intra_op_num_threads = threads
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # The level above lays weights out in blocks, in memory.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if optimise:
         with contextlib.suppress(Exception):
             return onnxruntime.InferenceSession(model, options, providers=providers)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Nodes in the order of the file. By default all that read no input come first: every weight is dequantized at once.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
@@ -80,6 +91,11 @@ def provider_name(provider: str) -> str:
     if provider.lower() not in there:
         raise UsageError(f"ONNX Runtime has no provider {provider!r} here", remedy=f"it has {', '.join(there)}")
     return there[provider.lower()]
+
+
+def fits_memory(graph: Graph, copies: int = 1) -> bool:
+    """Whether what runs a graph may hold ``copies`` of its contents in memory."""
+    return copies * contents_size(graph) <= IN_MEMORY
 
 
 class FloatSession:
@@ -99,17 +115,18 @@ class FloatSession:
         require_sizes(exposed)
         self.output_names, self._names = graph.output_names, names
         self._casts = EdgeCasts(exposed)
-        with self._file(exposed) as model:
-            self._session = open_session(model, optimise=optimise, threads=threads, provider=provider)
+        packed = fits_memory(exposed)
+        with self._file(exposed, packed) as model:
+            self._session = open_session(model, optimise=optimise, threads=threads, provider=provider, packed=packed)
 
     @contextmanager
-    def _file(self, graph: Graph) -> Iterator[bytes | Path]:
-        """The model for the runtime: its bytes, or where its contents are large a file with external data."""
+    def _file(self, graph: Graph, in_memory: bool) -> Iterator[bytes | Path]:
+        """The model for the runtime: its bytes, or a file with external data."""
 
         def export(graph: Graph, store: TensorStore) -> onnx.ModelProto:
             return self._casts.add_to(export_model(graph, store=store))
 
-        if contents_size(graph) <= IN_MEMORY:
+        if in_memory:
             yield serialized(export(graph, inline))
             return
         with temporary_model(graph, export) as path:  # the runtime maps the data: it may go once the session is open

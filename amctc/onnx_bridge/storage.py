@@ -55,7 +55,7 @@ class ExternalData:
 
     def __call__(self, name: str, data: Data, elem: Elem) -> TensorProto:
         """The initializer that says where in the file its contents are; small ones and strings have them inside."""
-        storage = _storage(elem)
+        storage = storage_of(elem)
         length = stored_bytes(data.size, storage)
         if storage.name == "string" or length <= SMALL:
             return inline(name, data, elem)
@@ -71,7 +71,8 @@ class ExternalData:
         return tensor
 
 
-def _storage(elem: Elem) -> ScalarType:
+def storage_of(elem: Elem) -> ScalarType:
+    """The type that is stored: of a quantized one that of its integers."""
     return elem.storage if isinstance(elem, QuantizedType) else elem
 
 
@@ -83,7 +84,7 @@ def _contents(graph: Graph) -> Iterator[tuple[Data, Elem]]:
 
 def contents_size(graph: Graph) -> int:
     """Bytes of all constants as a file stores them; strings count eight bytes each."""
-    return sum(stored_bytes(data.size, _storage(elem)) for data, elem in _contents(graph))
+    return sum(stored_bytes(data.size, storage_of(elem)) for data, elem in _contents(graph))
 
 
 def require_other_file(graph: Graph, target: Path) -> None:

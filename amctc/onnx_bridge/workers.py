@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import onnx
 import onnxruntime
@@ -20,7 +20,7 @@ from amctc.onnx_bridge.custom_ops import custom_op_libraries, register_custom_op
 from amctc.onnx_bridge.edge_casts import EdgeCasts
 from amctc.onnx_bridge.exporter import export_model
 from amctc.onnx_bridge.model_file import temporary_model
-from amctc.onnx_bridge.runtime import FloatSession, open_session
+from amctc.onnx_bridge.runtime import FloatSession, fits_memory, open_session
 from amctc.onnx_bridge.storage import TensorStore
 from amctc.types import Array
 
@@ -44,16 +44,23 @@ def shared_session(graph: Graph, executor: Executor, *, provider: str = "cpu") -
         return casts.add_to(export_model(graph, store=store))
 
     with temporary_model(graph, export) as path:
-        yield functools.partial(_run_file, path, graph.output_names, casts, provider, custom_op_libraries())
+        model = _Model(path, provider, custom_op_libraries(), fits_memory(graph))
+        yield functools.partial(_run_file, model, graph.output_names, casts)
 
 
-def _run_file(
-    path: Path, names: tuple[str, ...], casts: EdgeCasts, provider: str, libraries: tuple[str, ...],
-    feeds: Mapping[str, Array],
-) -> dict[str, Array]:  # fmt: skip
+class _Model(NamedTuple):
+    """A model file and how a session on it is opened."""
+
+    path: Path
+    provider: str
+    libraries: tuple[str, ...]
+    packed: bool
+
+
+def _run_file(model: _Model, names: tuple[str, ...], casts: EdgeCasts, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """One run of the model in a file; in a worker process."""
     with _opening:
-        session = _opened(path, provider, libraries)
+        session = _opened(model)
     try:
         return dict(zip(names, casts.run(session, names, feeds), strict=True))
     except Exception as error:
@@ -64,8 +71,8 @@ _opening = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(path: Path, provider: str, libraries: tuple[str, ...]) -> onnxruntime.InferenceSession:
+def _opened(model: _Model) -> onnxruntime.InferenceSession:
     """The session of this process; a worker keeps the one of the model it is busy with."""
-    for library in libraries:
+    for library in model.libraries:
         register_custom_ops(library)
-    return open_session(path, provider=provider)
+    return open_session(model.path, provider=model.provider, packed=model.packed)

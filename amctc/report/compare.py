@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from amctc.analysis import uses
+from amctc.aside import SetAside
 from amctc.calibrate.axes import batch_length
 from amctc.interp import Kernel, KernelFactory, Plan
 from amctc.ir import Graph, Op, Value, layer_name
 from amctc.kernels.ascend_table import ascend_table
 from amctc.numerics.error import ErrorStatistics
 from amctc.numerics.linear import dequantize_linear
-from amctc.onnx_bridge.runtime import CARRIED, FloatSession
-from amctc.ops import nn, quant
+from amctc.onnx_bridge.runtime import CARRIED, FloatSession, fits_memory
+from amctc.ops import ascend, nn, quant
 from amctc.targets import Profile
 from amctc.types import F16, I8, Array, QuantizedType
 
@@ -46,7 +47,8 @@ class Comparison:
 
     Of ``rows`` of scores (one per sample, one per run where there is no batch axis) ``agreeing`` have the same largest
     element; an output with more than one axis of them per sample has no rows. ``infinite`` counts by op the results
-    that were not finite though its operands were: float16 was too small for them.
+    that were not finite though its operands were: float16 was too small for them. ``zero_rows`` counts by layer the
+    rows of zeros that were quantized as they came (N6).
     """
 
     outputs: ErrorStatistics = field(default_factory=ErrorStatistics)
@@ -57,6 +59,7 @@ class Comparison:
     samples: int = 0
     overflows: dict[str, int] = field(default_factory=dict)
     infinite: dict[str, int] = field(default_factory=dict)
+    zero_rows: dict[str, int] = field(default_factory=dict)
 
 
 def compare(
@@ -94,7 +97,10 @@ def compare(
     keep = [v.value for v in views.values()] + [i for _, i in inputs.values()]
     table = {**ascend_table(target, overflowed), **CARRIED}
     watched = {kind: _watched(factory, result.infinite) for kind, factory in table.items()}
-    plan = Plan(integer_graph, watched, keep=list(dict.fromkeys(keep)))
+    watched[ascend.DynamicQuant] = _counting_zeros(table[ascend.DynamicQuant], result.zero_rows)
+    # Kernels hold int8 weights in float32, beside what they were made from.
+    aside = None if fits_memory(integer_graph, copies=5) else SetAside("the integer model's weights")
+    plan = Plan(integer_graph, watched, keep=list(dict.fromkeys(keep)), aside=aside)
     total = len(batches) if hasattr(batches, "__len__") else 0  # type: ignore[arg-type]
     for feeds in batches:
         # The integers first: kept, they take a quarter of what the float values take.
@@ -128,6 +134,24 @@ def _watched(factory: KernelFactory, infinite: dict[str, int]) -> KernelFactory:
             bad = sum(map(_not_finite, results if isinstance(results, tuple) else (results,)))
             if bad and not any(map(_not_finite, arrays)):
                 infinite[layer_name(op)] = infinite.get(layer_name(op), 0) + bad
+            return results
+
+        return run
+
+    return bind
+
+
+def _counting_zeros(factory: KernelFactory, counts: dict[str, int]) -> KernelFactory:
+    """The quantizer of rows, which counts those of zeros: only their step is 0 (N6)."""
+
+    def bind(op: Op, constants: Sequence[Array | None]) -> Kernel:
+        kernel = factory(op, constants)
+
+        def run(x: Array) -> tuple[Array, ...]:
+            results = kernel(x)
+            assert isinstance(results, tuple)
+            if zeros := int(np.count_nonzero(results[1] == 0)):
+                counts[layer_name(op)] = counts.get(layer_name(op), 0) + zeros
             return results
 
         return run

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
 from amctc.api import evaluate
 from amctc.calibrate.samples import from_iterable
 from amctc.errors import InputError, UsageError
+from amctc.evaluation import evaluate_all
 from amctc.ir import Graph, GraphInput, apply
 from amctc.ops import nn
 from amctc.session import Session
-from amctc.types import F32, TensorType
+from amctc.types import F32, Array, TensorType
 
 X = GraphInput("x", TensorType(("N", 2), F32))
 GRAPH = Graph((X,), (apply(nn.Relu(), X),), ("y",))
@@ -90,3 +93,24 @@ def test_errors_of_the_users_own_function_pass(session) -> None:
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         evaluate(session, evaluator=broken)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_several_models_are_scored_from_one_run_each(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    x = GraphInput("x", TensorType(("N", 6), F32))
+    real, rounded = (Session(Graph((x,), (apply(kind, x),), ("y",))) for kind in (nn.Relu(), nn.Tanh()))
+    rng = np.random.default_rng(0)
+    batches = [{"x": rng.normal(size=(4, 6)).astype(np.float32), "y": rng.integers(0, 6, 4)} for _ in range(3)]
+    samples = from_iterable(batches, real.inputs, batch_size=5)
+    one_by_one = tuple(evaluate(s, samples, real) for s in (rounded, real))
+    runs: list[Session] = []
+    run = Session.run
+
+    def counted(self: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        runs.append(self)
+        return run(self, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
+    assert evaluate_all((rounded, real), samples, real, jobs=jobs) == one_by_one
+    assert [runs.count(real), runs.count(rounded)] == [3, 3]
+    assert evaluate_all((), samples, real) == ()

@@ -24,7 +24,8 @@ from tools.bench.interpreter import interpreter_rows, thread_rows
 from tools.bench.machine import machine_lines
 from tools.bench.networks import mobilenet_v2, resnet_50
 from tools.bench.rows import Row, table
-from tools.bench.weights import weight_rows
+from tools.bench.weights import compression_rows, weight_rows
+from tools.bench.workers import worker_rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
@@ -37,6 +38,8 @@ QUICK: dict[str, Benchmark] = {
     "search": lambda: search_rows(96, 3),
     "chain": lambda: chain_rows((1_000, 3_000, 10_000), 1),
     "weights": lambda: weight_rows(24, 512),
+    "compress": lambda: compression_rows("fast", 24, 512),
+    "workers": lambda: worker_rows(2, 256),
 }
 
 ALL: dict[str, Benchmark] = {
@@ -47,6 +50,8 @@ ALL: dict[str, Benchmark] = {
     "search": lambda: search_rows(224, 5),
     "chain": lambda: chain_rows((10_000, 30_000, 100_000), 1),
     "weights": lambda: weight_rows(24, 4096),
+    "compress": lambda: (*compression_rows("fast", 16, 4096), *compression_rows("balanced", 8, 4096)),
+    "workers": lambda: worker_rows(4, 1024),
 }
 
 

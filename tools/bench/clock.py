@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import statistics
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +79,42 @@ def peak_bytes() -> int:
     """
     status = Path("/proc/self/status").read_text("ascii")
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@dataclass
+class Memory:
+    """The most bytes of this process that were in memory at once: of its own, and of files it had mapped.
+
+    Pages of files are the system's to drop when others ask for memory; what is the process's own stays.
+    """
+
+    own: int = 0
+    mapped: int = 0
+
+    def look(self) -> None:
+        """Take in what is in memory now."""
+        status = Path("/proc/self/status").read_text("ascii")
+        own, mapped = (int(status.split(f"{key}:")[1].split()[0]) * 1024 for key in ("RssAnon", "RssFile"))
+        self.own, self.mapped = max(self.own, own), max(self.mapped, mapped)
+
+
+@contextmanager
+def memory_watched(seconds: float = 0.002) -> Iterator[Memory]:
+    """Memory while the block lasts, looked at every few milliseconds: the system keeps a peak of the sum only."""
+    memory, ended = Memory(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(seconds):
+            memory.look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()
+        memory.look()
 
 
 def in_fresh_process(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:

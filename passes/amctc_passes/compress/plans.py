@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amctc.concurrency import in_order
 from amctc.errors import InputError
 from amctc.ir import Op, constant_data
 from amctc.numerics.low_rank import rank_by_energy, rank_by_ratio, relative_error
 from amctc.numerics.rank_estimate import SplitMode, split_mode, split_rank
+from amctc.numerics.threads import single_threaded_blas
 from amctc.ops import nn
+from amctc.types import Array
 from amctc_passes.compress.selection import weight_obstacle
 from amctc_passes.compress.splits import Method, Split, obstacle, splits
 
@@ -59,22 +64,24 @@ class Criterion:
         if self.multiple < 1:
             raise ValueError(f"multiple={self.multiple} is not at least 1")
 
-    def plan(self, op: Op, method: Method) -> Plan | str:
-        """The best way to split a layer, or why it stays whole.
+    def plans(self, ops: Sequence[Op], method: Method, executor: Executor) -> Iterator[Plan | str]:
+        """For each layer the best way to split it, or why it stays whole; ``executor`` finds singular values.
 
         Of the ways that save multiply-accumulates the one of least error, by energy the cheapest.
         """
-        reason, data = weight_obstacle(op) or obstacle(op), constant_data(op.operands[1])
-        if reason is not None or data is None:
-            return reason or ""
-        if data.dtype.kind != "f":
-            return f"NumPy has no singular values of {data.dtype.name}"
-        ways = self._ways(op, method)
-        if isinstance(ways, str):
-            return ways
-        weight = data.read()
+        ways = [self._ways(op, method) for op in ops]
+        weights = ((constant_data(o.operands[1]), w) for o, w in zip(ops, ways, strict=True) if not isinstance(w, str))
+        arrays = ((data.read(), tuple(w)) for data, w in weights if data is not None)
+        found = in_order(executor, _singular, arrays)
+        for op, way in zip(ops, ways, strict=True):
+            yield way if isinstance(way, str) else self._best(op, way, next(found))
+
+    def _best(self, op: Op, ways: list[Split], singular: list[NDArray[np.float64]] | str) -> Plan | str:
+        """The best of some ways, of which the singular values are known, or why there are none."""
+        if isinstance(singular, str):
+            return singular
         try:
-            plans = [self._ranked(way, op, way.singular(weight)) for way in ways]
+            plans = [self._ranked(way, op, values) for way, values in zip(ways, singular, strict=True)]
         except InputError as error:
             return error.what
         if not (found := [p for p in plans if p.rank]):
@@ -90,6 +97,12 @@ class Criterion:
         return (error, plan.cost) if self.energy is None else (plan.cost, error)
 
     def _ways(self, op: Op, method: Method) -> list[Split] | str:
+        """The ways to split a layer, or why there are none."""
+        reason, data = weight_obstacle(op) or obstacle(op), constant_data(op.operands[1])
+        if reason is not None or data is None:
+            return reason or ""
+        if data.dtype.kind != "f":
+            return f"NumPy has no singular values of {data.dtype.name}"
         ways = list(splits(op, "spatial" if self.evbmf else method))
         if not self.evbmf:
             return ways or "a kernel needs two extents above 1 for a spatial split"
@@ -118,6 +131,16 @@ class Criterion:
             ratio = DEFAULT_RATIO if self.ratio is None else self.ratio
             rank = rank_by_ratio(ratio, way.full, way.per_rank, way.most, multiple=self.multiple)
         return Plan(way, rank, relative_error(singular, rank))
+
+
+def _singular(work: tuple[Array, tuple[Split, ...]]) -> list[NDArray[np.float64]] | str:
+    """The singular values of a weight for each way to split it, or why it has none."""
+    weight, ways = work
+    try:
+        with single_threaded_blas():  # so that ranks near a limit do not depend on the number of cores
+            return [way.singular(weight) for way in ways]
+    except InputError as error:
+        return error.what
 
 
 def _sizes(op: Op) -> tuple[int, ...]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import ClassVar
 
+from amctc.concurrency import in_order
 from amctc.contract import Changes, Contract
 from amctc.cycles import layer_macs
 from amctc.ir import Graph, Op, Value, const, constant_data, layer_name
+from amctc.numerics.low_rank import Factors
 from amctc.numerics.threads import single_threaded_blas
 from amctc.onnx_bridge.names import Names
 from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
+from amctc.types import Array
 from amctc_passes.compress.plans import Criterion, Plan
 from amctc_passes.compress.selection import selected
 from amctc_passes.compress.splits import Method, Split, Splittable, built, pieces
 from amctc_passes.facts import UNOBSERVED, UNQUANTIZED
 from amctc_passes.quantize.layers import names
 
-Shared = dict[tuple[Value, Split, int, bool], tuple[Value, Value]]
+Key = tuple[Value, Split, int, bool]
+Shared = dict[Key, tuple[Value, Value]]
+FactorsOf = Mapping[Key, Factors]
 
 
 @register
@@ -60,24 +67,23 @@ class SplitLowRank(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Plan layer by layer, then split. Factors are computed here and held: they are smaller than the weight."""
-        chosen, criterion = selected(graph, self.layers, self.skip), self._criterion()
+        chosen, executor = selected(graph, self.layers, self.skip), context.executor
         plans: dict[Op, Plan | str] = {}
-        with single_threaded_blas():  # so that ranks near a limit do not depend on the number of cores
-            for done, op in enumerate(chosen):
-                context.progress(self.name, done, len(chosen))
-                plans[op] = criterion.plan(op, self.method)
-            return self._split(graph, plans, context)
+        for op, plan in zip(chosen, self._criterion().plans(chosen, self.method, executor), strict=True):
+            plans[op] = plan
+            context.progress(self.name, len(plans), len(chosen))
+        return self._split(graph, plans, _all_factors(plans, executor), context)
 
     def _criterion(self) -> Criterion:
         return Criterion(self.rank, self.energy, self.ratio, self.evbmf, self.multiple)
 
-    def _split(self, graph: Graph, plans: dict[Op, Plan | str], context: Context) -> Graph:
+    def _split(self, graph: Graph, plans: dict[Op, Plan | str], found: FactorsOf, context: Context) -> Graph:
         taken, shared = Names(names(graph)), Shared()
 
         def divided(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
             plan = plans.get(op)
             if isinstance(plan, Plan):
-                result = _divided(op, operands, plan, taken, shared)
+                result = _divided(op, operands, plan, found, taken, shared)
                 context.note(self.name, layer_name(op), _remark(op, plan, result))
                 return (result,)
             if plan is not None:
@@ -87,21 +93,41 @@ class SplitLowRank(Pass):
         return convert(graph, divided)
 
 
-def _divided(op: Op, operands: tuple[Value | None, ...], plan: Plan, taken: Names, shared: Shared) -> Value:
-    """The layer as two; layers that share a weight share its factors."""
-    weight, kind, layer = operands[1], op.kind, layer_name(op)
-    data = constant_data(weight)
+def _key(op: Op, plan: Plan) -> Key:
+    """What the factors of a layer depend on; layers that share a weight share its factors."""
+    weight = op.operands[1]
     assert weight is not None
-    assert data is not None
+    return weight, plan.split, plan.rank, isinstance(op.kind, nn.Gemm) and op.kind.trans_b
+
+
+def _all_factors(plans: Mapping[Op, Plan | str], executor: Executor) -> FactorsOf:
+    """The factors of all weights that are split."""
+    splitting = {_key(op, plan): (op, plan) for op, plan in plans.items() if isinstance(plan, Plan)}
+    works = ((data.read(), op.kind, plan) for op, plan in splitting.values()
+             if isinstance(op.kind, Splittable) and (data := constant_data(op.operands[1])) is not None)  # fmt: skip
+    return dict(zip(splitting, in_order(executor, _factors, works), strict=True))
+
+
+def _factors(work: tuple[Array, Splittable, Plan]) -> Factors:
+    weight, kind, plan = work
+    with single_threaded_blas():
+        return plan.split.factors(weight, kind, plan.rank)
+
+
+def _divided(
+    op: Op, operands: tuple[Value | None, ...], plan: Plan, found: FactorsOf, taken: Names, shared: Shared
+) -> Value:
+    """The layer as two."""
+    weight, kind, layer = operands[1], op.kind, layer_name(op)
+    assert weight is not None
     assert isinstance(kind, Splittable)
     origins = pieces(op, (taken.fresh(f"{layer}/0"), taken.fresh(f"{layer}/1")))
-    key = weight, plan.split, plan.rank, isinstance(kind, nn.Gemm) and kind.trans_b
+    key = _key(op, plan)
     if key not in shared:
-        factors = plan.split.factors(data.read(), kind, plan.rank)
         hints = (None, None) if weight.name is None else (f"{weight.name}/0", f"{weight.name}/1")
         first, last = (
             const(factor, weight.type.elem, name=hint, origins=origin)
-            for factor, hint, origin in zip(factors, hints, origins, strict=True)
+            for factor, hint, origin in zip(found[key], hints, origins, strict=True)
         )
         shared[key] = first, last
     return built(op, operands, plan.split, shared[key], origins)

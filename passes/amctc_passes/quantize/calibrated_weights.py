@@ -83,7 +83,7 @@ class CalibratedWeights:
         """The candidate that the samples held back like best, and by how many decibels."""
         matrix, scheme, split = weight_matrix(op), self._schemes[op], self._split(op, data)
         tried = list(weight_candidates(matrix, split.to_choose(), scheme, clip=self._clip,
-                                       second_order=self._second_order))  # fmt: skip
+                                       second_order=self._second_order, executor=self._context.executor))  # fmt: skip
         judge = split.to_judge()
         losses = [float(judge.loss(matrix - c.real(scheme)).sum()) for c in tried]
         best = int(np.argmin(losses))

@@ -12,6 +12,7 @@ from amctc.calibrate.observers import Observers
 from amctc.concurrency import open_executor
 from amctc.errors import InputError, UnsupportedError, UsageError
 from amctc.ir import Graph, GraphInput, Value, apply, const
+from amctc.onnx_bridge import runtime
 from amctc.ops import nn
 from amctc.types import BF16, F32, I64, TensorType
 
@@ -87,6 +88,19 @@ def test_what_the_runtime_refuses_is_refused_alike(kind, jobs) -> None:
     graph = Graph((ids,), (product(apply(nn.Gather(0), table, ids, name="e")),), ("y",))
     with open_executor(kind, jobs) as executor, pytest.raises(UnsupportedError, match="ONNX Runtime failed"):
         watch(graph, [{"ids": np.int64([9])}], executor)
+
+
+def test_a_model_that_is_mapped_gives_the_same_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "IN_MEMORY", 0)
+    rng = np.random.default_rng(0)
+    first = apply(nn.Relu(), apply(nn.MatMul(), X, const(rng.normal(size=(3, 40)).astype(np.float32)), name="p"))
+    graph = Graph((X,), (apply(nn.MatMul(), first, const(rng.normal(size=(40, 2)).astype(np.float32))),), ("y",))
+    batches = [{"x": rng.normal(size=(5, 3)).astype(np.float32)} for _ in range(3)]
+    found = []
+    for kind, jobs in EXECUTORS:
+        with open_executor(kind, jobs) as executor:
+            found.append(watch(graph, batches, executor))
+    assert found == found[:1] * len(found)
 
 
 @pytest.mark.parametrize(("kind", "jobs"), EXECUTORS)

@@ -53,9 +53,10 @@ def test_a_product_of_matrices(case: str) -> None:
         found = found[0].T.reshape(expected.shape)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max() * contraction.length)
 
-    mean, number = contraction.mean_column(x)
-    assert number == len(x) * count
-    np.testing.assert_allclose(mean, columns.mean(axis=2), atol=1e-12)
+    means, number = contraction.mean_columns(x)
+    assert number == count
+    by_sample = columns.reshape(*columns.shape[:2], len(x), count).mean(axis=3)
+    np.testing.assert_allclose(means, np.moveaxis(by_sample, 2, 0), atol=1e-12)
 
 
 def test_chosen_columns() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amctc.errors import InputError
+from amctc.numerics import _binning
 from amctc.numerics.histogram import Histogram
 
 any_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -164,6 +167,33 @@ def test_many_chunks_equal_numpy() -> None:
     values = np.random.default_rng(0).standard_normal(200_001).astype(np.float32)
     h = observed(values, bins=4096)
     np.testing.assert_array_equal(h.counts, np.histogram(values.astype(np.float64), bins=h.edges)[0])
+
+
+@given(st.lists(st.one_of(any_float32, wide), min_size=1, max_size=70), st.sampled_from([2, 4, 8, 64]))
+def test_the_range_grows_from_chunk_to_chunk(values: list[float], bins: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_CHUNK", 8), ("_MOST", 3), ("_local", threading.local())):
+            patch.setattr(_binning, name, value)
+        h = observed(values, bins)
+    exponent, counts = expected_counts(values, bins)
+    assert (h.exponent, h.counts.tolist()) == (exponent, counts)
+    assert (h.low, h.high) == (min(values) + 0.0, max(values) + 0.0)
+    assert (h.count, h.zeros) == (len(values), values.count(0.0))
+
+
+def test_values_refused_leave_nothing_behind() -> None:
+    values = np.ones(3 * _binning._CHUNK, np.float32)
+    values[-1] = np.nan
+    with pytest.raises(InputError):
+        observed(values)
+    assert observed([1.0, 2.0]) == observed([2.0]).merged(observed([1.0]))
+
+
+def test_threads_count_beside_each_other() -> None:
+    arrays = [np.random.default_rng(i).normal(size=300_000).astype(np.float32) for i in range(4)]
+    alone = [observed(a) for a in arrays]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(observed, arrays * 3)) == alone * 3
 
 
 @given(lists)

@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from amctc.backends.onnx_file import save, save_into, saved_size
-from amctc.data import Data, DeferredData, deferred
+from amctc.data import ArrayData, Data, DeferredData, deferred
 from amctc.errors import AmctcError, InputError, LimitError, UsageError
 from amctc.files import output_folder
 from amctc.frontends.onnx_file import load
-from amctc.ir import Graph, GraphInput, apply, const
-from amctc.onnx_bridge import FloatSession, export_model, runtime, storage
+from amctc.ir import Graph, GraphInput, Value, apply, const
+from amctc.onnx_bridge import FloatSession, export_model, model_stream, runtime, storage
+from amctc.onnx_bridge.model_stream import LateContents, ModelStream, serialized
 from amctc.ops import nn, quant
 from amctc.text import print_graph
-from amctc.types import F32, I4, STRING, QuantizedType, TensorType
+from amctc.types import F32, I4, SCALAR_TYPES, STRING, QuantizedType, TensorType
 from amctc.verify import verify
 
 RNG = np.random.default_rng(0)
@@ -244,6 +245,62 @@ def test_a_session_takes_a_model_that_would_exist_three_times(tmp_path: Path, mo
     session = FloatSession(graph)
     assert os.listdir(tmp_path) == []
     np.testing.assert_array_equal(session.run({"x": X})["y"], expected)
+
+
+CONTENTS = {
+    "f32": (np.float32, F32), "bf16": (SCALAR_TYPES["bf16"].dtype, SCALAR_TYPES["bf16"]), "i4": (np.int8, I4),
+    "i64": (np.int64, SCALAR_TYPES["i64"]), "bool": (np.bool_, SCALAR_TYPES["bool"]),
+}  # fmt: skip
+
+
+PARTS = st.lists(st.tuples(st.sampled_from(sorted(CONTENTS)), st.integers(0, 700)), max_size=6)
+
+
+@given(PARTS, st.booleans(), st.sampled_from([0, 1, 1024, 1 << 16]))
+def test_a_streamed_model_has_the_bytes_of_the_message_made_whole(
+    parts: list[tuple[str, int]], texts: bool, large: int
+) -> None:
+    values: list[Value] = []
+    for index, (name, size) in enumerate(parts):
+        dtype, elem = CONTENTS[name]
+        values.append(const(np.arange(2 * size).reshape(2, size).astype(np.int8).astype(dtype), elem, name=f"c{index}"))
+    if texts:
+        values.append(const(np.full(400, "word", object), STRING, name="words"))
+    x = GraphInput("x", TensorType((2, 300), F32), ArrayData(np.ones((2, 300), np.float32)))
+    values.append(apply(nn.Relu(), x))
+    graph = Graph((x,), tuple(values), tuple(f"y{i}" for i in range(len(values)))).with_metadata(made="here")
+    contents = LateContents()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_stream, "LARGE", large)
+        stream = ModelStream(export_model(graph, store=contents), contents)
+    data = b"".join(stream)
+    assert data == serialized(export_model(graph))
+    assert stream.size == len(data)
+    assert onnx.load_from_string(data) == export_model(graph)
+
+
+def test_a_model_is_written_tensor_by_tensor_inside_one_file_too(tmp_path: Path) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def made(w: np.ndarray) -> np.ndarray:
+        assert all(ref() is None for ref in alive)
+        found = np.broadcast_to(w, (256, 256)).copy()
+        alive.append(weakref.ref(found))
+        return found
+
+    small = ArrayData(np.ones((1, 1), np.float32))
+    recipes = [DeferredData("made", made, (small,), (256, 256), np.dtype(np.float32)) for _ in range(3)]
+    x = value = GraphInput("x", TensorType((2, 256), F32))
+    for index, recipe in enumerate(recipes):
+        value = apply(nn.MatMul(), value, const(recipe, name=f"w{index}"))
+    graph = Graph((x,), (value,), ("y",))
+    with output_folder(tmp_path / "out") as output:
+        expected = saved_size(graph, "m.onnx")
+        assert not alive
+        assert save_into(output, "m.onnx", graph) == expected
+    assert len(alive) == 3
+    assert (tmp_path / "out" / "m.onnx").stat().st_size == expected
+    assert storage.contents_size(load(tmp_path / "out" / "m.onnx")) == 3 * 4 * 256 * 256
 
 
 def test_external_int4_that_is_too_short_is_refused(tmp_path: Path) -> None:
