@@ -168,7 +168,10 @@ class _Pickler(pickle.Pickler):
 
 @functools.lru_cache(maxsize=4)
 def _mapped(pickled: _Pickled) -> Any:
-    """The value, in a worker process; the last ones are kept, because many calls read the same."""
+    """The value, in a worker process; the last ones are kept, because many calls read the same.
+
+    What is unpickled came with the call, from the process that started this one; the file holds bytes of arrays alone.
+    """
     size = pickled.path.stat().st_size
     with pickled.path.open("rb") as file:
         whole = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
