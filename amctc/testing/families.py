@@ -41,8 +41,8 @@ BROUGHT: tuple[OpPattern[nn.Layer] | OpPattern[nn.AveragePool], ...] = (
 def float_families() -> tuple[SearchStrategy[Graph], ...]:
     """Random graphs, networks of layers, branches that repeat each other, wide and unbalanced layers, …"""
     layers = graphs(max_ops=MAX_OPS, kinds=LAYERS_MOSTLY)
-    others = repeated_branches(), wide_layers(), unbalanced_layers(), quantized_at_run_time()
-    return graphs(max_ops=MAX_OPS), layers, *others
+    others = repeated_branches(), wide_layers(), unbalanced_layers(), high_biases(), normalised_layers()
+    return graphs(max_ops=MAX_OPS), layers, *others, quantized_at_run_time()
 
 
 def brought_families() -> tuple[SearchStrategy[Graph], ...]:
@@ -100,6 +100,37 @@ def _differences(source: Source, channels: int) -> Array:
     """A weight [2, C, 1, 1] of rows that add up to zero."""
     w: Array = np.random.default_rng(source.integer(0, 9999)).standard_normal((2, channels, 1, 1))
     return np.asarray(w - w.mean(axis=1, keepdims=True), np.float32)
+
+
+@st.composite
+def high_biases(draw: DrawFn) -> Graph:
+    """A layer whose bias keeps its relu from cutting anything off, and one or two layers without padding behind it."""
+    source = HypothesisSource(draw)
+    bench = Workbench(source)
+    x = bench.input(TensorType((source.choice((1, 2)), 2, 4, 4), F32))
+    bias = const(np.array([source.choice((0, 100, 1000)), source.choice((100, 1000)), 0], np.float32))
+    kernel = bench.constant(TensorType((3, 2, 1, 1), F32))
+    value = bench.apply(nn.Conv((1, 1), (0, 0, 0, 0), (1, 1), 1, nn.Relu()), x, kernel, bias)
+    plain = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))
+    readers = range(source.integer(1, 2))
+    return bench.graph([bench.apply(plain, value, bench.constant(TensorType((2, 3, 2, 2), F32))) for _ in readers])
+
+
+@st.composite
+def normalised_layers(draw: DrawFn) -> Graph:
+    """Convolutions with batch normalisations behind them, as training leaves them, and a relu or none between."""
+    source = HypothesisSource(draw)
+    bench = Workbench(source)
+    value: Value = bench.input(TensorType((source.choice((1, 2)), 2, 5, 5), F32))
+    for _ in range(source.integer(2, 3)):
+        kernel = bench.constant(TensorType((source.choice((2, 3)), value.type.dims[1], 2, 2), F32))
+        value = bench.apply(nn.Conv((1, 1), (0, 0, 0, 0), (1, 1)), value, kernel)
+        channels = TensorType((value.type.dims[1],), F32)
+        gamma, beta, mean = (bench.constant(channels) for _ in range(3))
+        variance = const(np.full(channels.dims[0], source.choice((0.25, 1.0)), np.float32))  # type: ignore[arg-type]
+        value = bench.apply(nn.BatchNorm(), value, gamma, beta, mean, variance)
+        value = bench.apply(nn.Relu(), value) if source.flip() else value
+    return bench.graph([value])
 
 
 @st.composite

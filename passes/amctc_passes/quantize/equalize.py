@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,9 +17,13 @@ from amctc.numerics.equalization import ChannelWidths, equalizing_factors
 from amctc.pipeline import Context, Pass, register
 from amctc.types import Array
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
+from amctc_passes.quantize.batch_norm_statistics import channel_statistics
 from amctc_passes.quantize.channels import ChannelClasses, channel_classes, contracted
 from amctc_passes.quantize.layers import layers
 from amctc_passes.quantize.rescaled import Factors, rescaled_graph
+
+_SURE = 1 << 30
+"""Values of a channel, so many that its width is known."""
 
 
 @register
@@ -32,9 +36,13 @@ class Equalize(Pass):
     samples. It goes through activations, pools, additions, concatenations and resampling, and starts at layers and
     at the scale and bias of normalisations. The network's function stays as it is, but for one thing: a channel under
     a clip (relu6) grows at most to the clip's bound, so beyond what the samples showed it saturates earlier.
+
+    ``widths=batch-norm`` needs no samples: it takes six deviations to either side of the mean that batch
+    normalisations give a channel, before ``fold-batch-norm``; values they say nothing of keep their channels.
     """
 
     strength: float = 0.5
+    widths: Literal["samples", "batch-norm"] = "samples"
 
     name: ClassVar[str] = "equalize"
     contract: ClassVar[Contract] = Contract(
@@ -50,14 +58,18 @@ class Equalize(Pass):
         """Find what can be rescaled, observe it, and put the factors into the constants around."""
         found = channel_classes(graph)
         points = [op for op in layers(graph) if contracted(found, op) is not None]
+        if self.widths == "batch-norm":
+            points = _with_statistics(found, points)
         pinned = set(found.pinned().tolist())
         free = [c for c in np.unique(found.classes()).tolist() if c not in pinned]
         if not points or not free:
             return graph
         values = list(dict.fromkeys([*(_data(op) for op in points), *(c.value for c in found.ceilings)]))
-        factors = self._factors(found, points, _ranges(graph, found, values, context))
-
-        return rescaled_graph(graph, found, factors)
+        if self.widths == "batch-norm":
+            ranges = {v: _expected(v) for v in values}
+        else:
+            ranges = _ranges(graph, found, values, context)
+        return rescaled_graph(graph, found, self._factors(found, points, ranges))
 
     def _factors(self, found: ChannelClasses, points: list[Op], ranges: Mapping[Value, ChannelWidths]) -> Factors:
         """The factor of every number: the least room that any quantizer or ceiling leaves its class."""
@@ -92,6 +104,23 @@ def _ranges(graph: Graph, found: ChannelClasses, values: list[Value], context: C
         collection.advance(lambda: _state(ranges[value] for value in values))
     collection.finish()
     return ranges
+
+
+def _with_statistics(found: ChannelClasses, points: list[Op]) -> list[Op]:
+    """The points whose data a batch normalisation determines; the channels of the others, and their ceilings, stay."""
+    for value in (*map(_data, points), *(c.value for c in found.ceilings)):
+        if channel_statistics(value) is None:
+            found.pin(value)
+    found.ceilings = [c for c in found.ceilings if channel_statistics(c.value) is not None]
+    return [op for op in points if channel_statistics(_data(op)) is not None]
+
+
+def _expected(value: Value) -> ChannelWidths:
+    """How wide a batch normalisation makes the channels of ``value``, sure of it as after many samples."""
+    statistics = channel_statistics(value)
+    assert statistics is not None
+    low, high = statistics.ends()
+    return ChannelWidths(np.minimum(low, 0.0), np.maximum(high, 0.0), _SURE)
 
 
 def _where(value: Value) -> str:

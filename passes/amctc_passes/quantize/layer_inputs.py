@@ -20,15 +20,15 @@ class LayerInputs:
     """The data of the layers ``chosen``, as columns of matrix products (:mod:`amctc.calibrate.contraction`).
 
     Each layer is announced by :meth:`arrive`, in the order of ``chosen``, read as often as needed, and left by
-    :meth:`leave`. About ``columns`` windows of each are drawn, spread over the samples: by the seed, the layer and the
-    number of the row, so that two such walks over the same samples draw the same.
+    :meth:`leave`. About ``columns`` windows of each are drawn, spread over the samples: by the seed and the number of
+    the row, so that two such walks over the same samples draw the same, whatever the order of independent layers.
     """
 
     def __init__(self, chosen: Sequence[Op], context: Context, source: str, columns: int) -> None:
         self._context, self._columns = context, columns
         self._frontier = Frontier(context.calibration(source), context.provider)
-        self._index = {op: i for i, op in enumerate(chosen)}
-        self._released = _last_readers(chosen)
+        released = last_readers([before_quantizer(op.operands[0]) for op in chosen])
+        self._released = dict(zip(chosen, released, strict=True))
         self._built: dict[Value, Value] = {}
 
     def arrive(self, op: Op, data: Value | None, *, stored: bool = True) -> None:
@@ -40,7 +40,7 @@ class LayerInputs:
 
     def leave(self, op: Op) -> None:
         """Let go of what no later layer starts from."""
-        for value in self._released.get(op, ()):
+        for value in self._released[op]:
             self._frontier.drop(self._built[value])
 
     def batches(
@@ -54,12 +54,12 @@ class LayerInputs:
         share = -(-max(self._columns, 4 * longest) // max(1, self._frontier.rows))
         seen = 0
         for x in map(np.atleast_2d, self._frontier.read(data)):
-            yield x, contraction.columns(x, self._spread(op, seen, x, contraction.positions(x), share))
+            yield x, contraction.columns(x, self._spread(seen, x, contraction.positions(x), share))
             seen += len(x)
 
-    def _spread(self, op: Op, first: int, x: Array, positions: int, share: int) -> npt.NDArray[np.int64]:
+    def _spread(self, first: int, x: Array, positions: int, share: int) -> npt.NDArray[np.int64]:
         """Which windows of each row of ``x`` count [N, P]: drawn by the number of the row, whatever its batch."""
-        seeds = ([self._context.seed, self._index[op], first + i] for i in range(len(x)))
+        seeds = ([self._context.seed, first + i] for i in range(len(x)))
         drawn = [np.random.default_rng(s).permutation(positions)[:share] for s in seeds]
         return np.array(drawn, np.int64).reshape(len(x), min(share, positions))
 
@@ -72,23 +72,20 @@ def contraction_of(op: Op) -> Contraction:
     return Contraction(op.kind, tuple(d for d in weight.type.dims if isinstance(d, int)))
 
 
-def _last_readers(chosen: Sequence[Op]) -> dict[Op, list[Value]]:
-    """Per layer, the kept values (of the old graph) from which no later piece starts."""
-    kept: set[Value] = set()
-    last: dict[Value, Op] = {}
-    for op in chosen:
-        value = before_quantizer(op.operands[0])
+def last_readers(values: Sequence[Value]) -> list[list[Value]]:
+    """For each of ``values``, kept one after the other, those from which nothing behind it is computed."""
+    last: dict[Value, int] = {}
+    for number, value in enumerate(values):
         stack, seen = [value], set[Value]()
         while stack:
             top = stack.pop()
-            if top in kept:
-                last[top] = op
+            if top in last:
+                last[top] = number
             elif top not in seen and top.producer is not None:
                 seen.add(top)
                 stack.extend(o for o in top.producer.operands if o is not None)
-        kept.add(value)
-        last[value] = op
-    found: dict[Op, list[Value]] = {}
-    for value, op in last.items():
-        found.setdefault(op, []).append(value)
+        last[value] = number
+    found: list[list[Value]] = [[] for _ in values]
+    for value, number in last.items():
+        found[number].append(value)
     return found

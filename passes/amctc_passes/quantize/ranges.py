@@ -33,11 +33,7 @@ class Scheme:
 
         Raises :class:`UsageError` for a moving average that was not observed.
         """
-        low, high = self._range(seen)
-        scale, zero_point = affine_parameters(low, high, bits=self.bits, symmetric=self.symmetric)
-        if bounds.low >= 0 and bounds.high == RELU6:
-            scale = below_relu6(scale, zero_point, self.bits)
-        return QuantizedType.per_tensor(float(scale), zero_point, STORAGE[self.bits])
+        return type_of_range(*self._range(seen), bounds, bits=self.bits, symmetric=self.symmetric)
 
     def _range(self, seen: quant.Observe) -> tuple[float, float]:
         if self.method == "moving-average":
@@ -51,6 +47,14 @@ class Scheme:
 
 
 RELU6 = 6.0
+
+
+def type_of_range(low: float, high: float, bounds: Interval, *, bits: int, symmetric: bool) -> QuantizedType:
+    """The per-tensor type whose integers span ``low`` to ``high``, for values known to lie within ``bounds``."""
+    scale, zero_point = affine_parameters(low, high, bits=bits, symmetric=symmetric)
+    if bounds.low >= 0 and bounds.high == RELU6:
+        scale = below_relu6(scale, zero_point, bits)
+    return QuantizedType.per_tensor(float(scale), zero_point, STORAGE[bits])
 
 
 def relu6_is_relu(scale_attribute: float, offset: int, bits: int = 8) -> bool:
