@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from amctc.api import Compression, compress, evaluate, load, open_samples_for, save
     from amctc.backends.exchange import to_graphsurgeon, to_networkx
     from amctc.calibrate.selection import Selection, select_samples
+    from amctc.compensation import compensate
     from amctc.concurrency import open_executor
     from amctc.contract import Changes, Contract, Exact, Fact, Lossy, Rounding
     from amctc.errors import AmctcError
@@ -39,6 +40,7 @@ _HOME = {
     "amctc.api": ("Compression", "compress", "evaluate", "load", "open_samples_for", "save"),
     "amctc.backends.exchange": ("to_graphsurgeon", "to_networkx"),
     "amctc.calibrate.selection": ("Selection", "select_samples"),
+    "amctc.compensation": ("compensate",),
     "amctc.contract": ("Changes", "Contract", "Exact", "Fact", "Lossy", "Rounding"),
     "amctc.errors": ("AmctcError",),
     "amctc.concurrency": ("open_executor",),
@@ -64,10 +66,10 @@ __all__ = [
     "AmctcError", "Budget", "Changes", "Compression", "Context", "Contract", "Exact", "Fact", "Goal", "Graph",
     "Lossy", "Match", "NoMatch", "Op", "Pass", "PatternPass", "Pipeline", "Rewrite", "Rounding", "Selection", "Session",
     "Value",
-    "any_value", "apply", "apply_rewrites", "ascend", "compress", "compress_to_goal", "const", "either", "evaluate",
-    "explain", "from_graphsurgeon", "load", "nn", "number", "onnx", "op", "open_executor", "open_samples_for",
-    "parse_graph", "print_graph", "quant", "register", "register_custom_ops", "save", "search", "select_samples",
-    "sensitivity", "testing", "to_graphsurgeon", "to_networkx", "weight",
+    "any_value", "apply", "apply_rewrites", "ascend", "compensate", "compress", "compress_to_goal", "const",
+    "either", "evaluate", "explain", "from_graphsurgeon", "load", "nn", "number", "onnx", "op", "open_executor",
+    "open_samples_for", "parse_graph", "print_graph", "quant", "register", "register_custom_ops", "save", "search",
+    "select_samples", "sensitivity", "testing", "to_graphsurgeon", "to_networkx", "weight",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from amctc.report.build import build_report
 from amctc.report.compare import Comparison, compare
 from amctc.report.model import CompressionReport
 from amctc.session import FUSION_KEY, TARGET_KEY, Session, compiled, graph_kind, input_specs
+from amctc.steps import Settled, settle
 from amctc.targets import DEFAULT_TARGET, Profile, load_profile
 from amctc.variants import evaluate_variants
 
@@ -53,7 +54,10 @@ def _silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Compression:
-    """What ``compress`` made: the graph after each stage, the report, the files written, seconds per stage."""
+    """What ``compress`` made: the graph after each stage, the report, the files written, seconds per stage.
+
+    ``step_seconds`` are those of each step that was tried.
+    """
 
     float_graph: Graph
     qdq_graph: Graph
@@ -62,6 +66,7 @@ class Compression:
     report: CompressionReport
     files: Mapping[str, Path]
     seconds: Mapping[str, float]
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def compress(
@@ -71,7 +76,7 @@ def compress(
     path: AnyPath | None = None,
     target: str | Profile = DEFAULT_TARGET,
     out: AnyPath | None = None,
-    preset: str = "balanced",
+    preset: str | Preset = "balanced",
     options: Mapping[str, Mapping[str, Any]] | None = None,
     preprocess: str | None = None,
     seed: int = 0,
@@ -88,7 +93,8 @@ def compress(
 
     ``model`` is a float model, or one with quantizers (QDQ): those are kept, nothing is calibrated, and it is lowered
     only. ``samples`` calibrate: an iterable of batches ``{input name: array, batch axis first}``, or :class:`Samples`;
-    a preset that calibrates nothing needs none, and then nothing is compared.
+    a preset that calibrates nothing needs none, and then nothing is compared. Steps of the ``preset`` are tried first
+    (:mod:`amctc.steps`), and those that do not help are left out.
     ``path`` says where a graph given as ``model`` was read, and ``preprocess`` how the samples were prepared: both are
     only recorded, for the report and for ``amctc eval``. ``options`` change passes of the preset:
     ``{"place-qdq": {"skip": ("conv1",)}}``. The first ``compare_samples`` samples are run through the float, the QDQ
@@ -104,14 +110,15 @@ def compress(
     profile = target if isinstance(target, Profile) else load_profile(target)
     read_from = model if path is None and not isinstance(model, Graph) else path
     graph = model if isinstance(model, Graph) else load(model)
-    stages = _stages(preset, graph, read_from).with_options({k: dict(v) for k, v in (options or {}).items()})
+    stages = _stages(preset, graph, read_from).with_options(options or {})
     source = samples if samples is None or isinstance(samples, Samples) else from_iterable(samples, input_specs(graph))
     if source is not None:
         source.require_batch()
     context = Context(samples=source, seed=seed, target=profile, progress=progress,
                       executor=executor or SerialExecutor(), provider=provider, validate=validate)  # fmt: skip
     if checkpoint is not None:
-        settings = {"pipeline": stages, "target": profile, "seed": seed, "provider": provider}
+        pipeline = (str(stages), stages.steps, stages.trial_samples)
+        settings = {"pipeline": pipeline, "target": profile, "seed": seed, "provider": provider}
         work = described_work(graph, source, settings, progress)
         context.checkpoint = Checkpoint(checkpoint, work, interval=checkpoint_interval)
     records: list[PassRecord] = []
@@ -127,7 +134,11 @@ def compress(
     if source is not None:
         require_sizes(prepared)
     _remark(prepared, context)
+    settled = Settled(stages.taking(stages.steps)) if source is None else settle(stages, prepared, source, context)
+    stages = settled.preset
+    clock.lap("steps")
     prepared = stage("balance", stages.balance, prepared)
+    context.reference = prepared if graph_kind(prepared) == "float" else None
     quantized = stage("quantize", stages.quantize, prepared)
     lowered = stage("lower", stages.lower, quantized)
     deploy = lowered.with_metadata(**{TARGET_KEY.replace(".", "__"): profile.name, FUSION_KEY.replace(".", "__"): "on"})
@@ -145,7 +156,8 @@ def compress(
         bytes_after=saved_size(deploy, FILES["deploy"], external_data_threshold=external_data_threshold),
         notes=context.notes, passes=records,
     )  # fmt: skip
-    result = Compression(prepared, quantized, deploy, integer, report, {}, clock.seconds)
+    report = replace(report, steps=settled.report)
+    result = Compression(prepared, quantized, deploy, integer, report, {}, clock.seconds, settled.seconds)
     if out is not None:
         result = written(result, out, external_data_threshold=external_data_threshold)
     if context.checkpoint is not None:
@@ -204,9 +216,9 @@ class _Clock:
         self._last = now
 
 
-def _stages(preset: str, graph: Graph, read_from: AnyPath | None) -> Preset:
+def _stages(preset: str | Preset, graph: Graph, read_from: AnyPath | None) -> Preset:
     """The pipelines for this kind of model."""
-    kind, stages = graph_kind(graph), load_preset(preset)
+    kind, stages = graph_kind(graph), preset if isinstance(preset, Preset) else load_preset(preset)
     if kind == "deploy":
         where = None if read_from is None else fspath(read_from)
         raise UnsupportedError(

@@ -17,6 +17,8 @@ and goes on to the activation and the quantizer where nothing else reads what li
 additions foremost, everywhere (``TbeEltwiseQuant`` of the vendor's fusion switches [D]; an activation alone [I]).
 int8 AveragePool is taken to run on the vector unit, everywhere, with all of that in its buffer [I]. The weight of a
 weight-only product (N21) is read as integers and made float on the vector unit [I]; the product is one of float16.
+The epilogue with a scale per row (N13) runs on the vector unit on every chip, beside the cube [I], and so does
+DynamicQuant (N6), an op of its own.
 Reshapes are free. Launching an op, microseconds on a real chip, is not counted: an estimate is a lower bound, far below
 the truth for small networks, and serves best as a ratio.
 """
@@ -54,6 +56,9 @@ Bound = Literal["cube", "vector", "memory"]
 
 FREE = (Constant, nn.Identity, nn.Reshape, nn.Flatten, nn.Squeeze, nn.Unsqueeze, quant.Observe)
 """Ops that move and compute nothing on the target."""
+
+EPILOGUES = ascend.Dequant | ascend.Requant | ascend.DequantRows
+"""What takes an accumulator on."""
 
 ARITHMETIC = nn.Add | nn.Sub | nn.Mul | nn.Div
 """Element-wise ops whose result the vector unit takes on to an activation and a quantizer."""
@@ -177,7 +182,7 @@ def grouped(graph: Graph, profile: Profile) -> dict[Op, tuple[Op, ...]]:
         groups[op] = ()
         if isinstance(op.kind, ascend.Layer | ascend.SumPool):
             read_by = [u.op for u in readers.get(op.results[0], ())]
-            epilogues = [o for o in read_by if o is not None and isinstance(o.kind, ascend.Dequant | ascend.Requant)]
+            epilogues = [o for o in read_by if o is not None and isinstance(o.kind, EPILOGUES)]
             if len(epilogues) == len(read_by):
                 on_vector = profile.epilogue != "fixpipe" or isinstance(op.kind, ascend.SumPool)
                 if len(epilogues) == 1 and on_vector:
@@ -226,7 +231,8 @@ def _op_cost(op: Op, epilogues: tuple[Op, ...], accumulators: Set[Value], profil
     layer = is_layer(op)
     work = cube_work(op, profile) if layer else None
     cube = 0 if not layer else None if work is None else work.cycles(profile.cube_cores)
-    on_vector = () if profile.epilogue == "fixpipe" else epilogues
+    fixpipe = profile.epilogue == "fixpipe"
+    on_vector = [e for e in epilogues if not fixpipe or isinstance(e.kind, ascend.DequantRows)]
     vector = _sum(vector_cycles(on_vector if layer else (op, *epilogues), profile), anti_quant_cycles(op, profile))
     moved = _bytes((op, *epilogues), accumulators)
     times = _times(cube, vector, moved, profile)

@@ -53,7 +53,8 @@ class Context:
     (:class:`amctc.validate.Validation`, :class:`amctc.bisection.Bisection`). ``notes`` collects remarks. ``executor``
     runs what is independent, batches for instance: no result may depend on which one it is. ``provider`` names where
     ONNX Runtime computes: ``cpu``, ``cuda``, … ``checkpoint`` keeps what passes gather from samples, for a run that
-    goes on where this one was killed; one context is for one run then.
+    goes on where this one was killed; one context is for one run then. ``reference`` is the float graph that a
+    quantized one is compared with, where that is not the one inside it.
     """
 
     samples: Iterable[Batch] | None = None
@@ -68,6 +69,7 @@ class Context:
     executor: Executor = field(default_factory=SerialExecutor)
     provider: str = "cpu"
     checkpoint: Checkpoint | None = None
+    reference: Graph | None = None
 
     def calibration(self, source: str) -> Iterable[Batch]:
         """The samples, for pass ``source`` that cannot do without; :class:`UsageError` where there are none."""
@@ -95,10 +97,15 @@ def _described(subject: Value | Op) -> str:
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """A graph transformation: a frozen dataclass whose fields are its options. Subclasses are registered."""
+    """A graph transformation: a frozen dataclass whose fields are its options. Subclasses are registered.
+
+    ``packages`` are imported where there is something to do, beyond what amctc depends on: an extra installs them, and
+    without them the pass raises :class:`UnsupportedError`.
+    """
 
     name: ClassVar[str]
     contract: ClassVar[Contract]
+    packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:

@@ -16,7 +16,7 @@ from pathlib import Path
 FLOORS: dict[str, int] = {
     "amctc.errors": 0, "amctc.collector": 0, "amctc.concurrency": 0, "amctc.scalars": 0, "amctc.types": 0,
     "amctc.files": 0, "amctc.numerics": 0,
-    "amctc.targets": 1, "amctc.data": 1, "amctc.schema": 1, "amctc.ir": 1, "amctc.text": 1,
+    "amctc.targets": 1, "amctc.data": 1, "amctc.aside": 1, "amctc.schema": 1, "amctc.ir": 1, "amctc.text": 1,
     "amctc.cursor": 1, "amctc.records": 1,
     "amctc.ops": 2, "amctc.intervals": 2, "amctc.analysis": 2, "amctc.attributes": 2, "amctc.parser": 2,
     "amctc.verify": 3, "amctc.pattern": 3, "amctc.matcher": 3,
@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "amctc.frontends": 6, "amctc.backends": 6, "amctc.report": 6, "amctc.testing": 6, "amctc.preset": 6,
     "amctc.examples": 6, "amctc.reproducer": 6, "amctc.validate": 6, "amctc.bisection": 6,
     "amctc.session": 7, "amctc.evaluation": 7, "amctc.variants": 7, "amctc.api": 7, "amctc.mixed_precision": 7,
+    "amctc.measurement": 7, "amctc.steps": 7, "amctc.compensation": 7,
     "amctc.cli": 7, "amctc.__main__": 7, "amctc": 7,
 }  # fmt: skip
 """Floor of each module or folder. Modules of one floor may import each other as long as no cycle forms."""

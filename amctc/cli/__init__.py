@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from amctc import __version__
+from amctc.cli.compensate import compensate
 from amctc.cli.compress import compress
 from amctc.cli.demo import demo
 from amctc.cli.estimate import estimate
@@ -37,7 +38,7 @@ def amctc(context: click.Context) -> None:
 
 
 amctc.add_section("Start here", demo)
-amctc.add_section("Compress a model, measure the result", compress, search, evaluate, estimate)
+amctc.add_section("Compress a model, measure the result", compress, search, compensate, evaluate, estimate)
 amctc.add_section("Look inside", sensitivity, inspect, plan, passes, targets)
 amctc.add_section("Compose a pipeline of your own", run)
 

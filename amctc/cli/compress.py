@@ -62,7 +62,7 @@ FILE_NOTES = {
     default="balanced",
     show_default=True,
     metavar="NAME",
-    help="balanced, fast, weight-only, another one installed, or a .toml file.",
+    help="fast, balanced, best, weight-only, another one installed, or a .toml file.",
 )
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
 @click.option("--tensor", multiple=True, metavar="OP",
@@ -136,6 +136,11 @@ def compress(
     print_compression(result, used, console)
     if selection is not None:
         console.print(f"\n{selection}", highlight=False, soft_wrap=True)
+    if result.report.steps is not None:
+        from amctc.report.steps_text import print_steps
+
+        console.print()
+        print_steps(result.report.steps, result.step_seconds, console)
     if precision is not None:
         from amctc.report.precision_text import print_precision
 

@@ -168,8 +168,10 @@ def worker_options(function: F) -> F:
     """``--jobs`` and ``--workers``; the command gets them as ``workers``, a :class:`WorkerOptions`."""
     options = (
         click.option("--workers", type=click.Choice(["serial", "threads", "processes"]),
-                     help="What runs batches; the result is the same.  [default: threads if --jobs is more than 1]"),
-        click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Batches calibrated at once."),
+                     help="What runs batches and work on weights; the result is the same.  "
+                     "[default: threads if --jobs is more than 1]"),
+        click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N",
+                     help="How many batches are calibrated, or parts of weights rounded, at once."),
     )  # fmt: skip
     return bundled("workers", WorkerOptions, options)(function)
 

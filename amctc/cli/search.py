@@ -41,8 +41,8 @@ from amctc.report.terminal import make_console
 @click.option("--budget-time", metavar="TIME",
               help="Estimated time of one sample: '0.6x' of all in float16, or 12us, 0.3ms.")  # fmt: skip
 @click.option("--candidates", default="", metavar="LIST",
-              help="Precisions a layer may have, with commas between. f16: float; w8a8: int8; w4a8: int4 weights, int8 "
-              "data.  [default: all that the chip has]")  # fmt: skip
+              help="Precisions a layer may have, with commas between. f16: float; w8a16: int8 weights, float data; "
+              "w8a8: int8; w4a8: int4 weights, int8 data.  [default: all that the chip has]")  # fmt: skip
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
 @trial_options
 @worker_options

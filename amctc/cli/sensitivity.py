@@ -41,7 +41,7 @@ from amctc.report.terminal import make_console
 @click.option("--mode", type=click.Choice(["one-in", "one-out", "both"]), default="both", show_default=True,
               help="Quantize only one layer, or all but one.")  # fmt: skip
 @click.option(
-    "--candidates", default="w8a8", show_default=True, metavar="LIST", help="w8a8, w4a8, or both with a comma."
+    "--candidates", default="w8a8", show_default=True, metavar="LIST", help="w8a16, w8a8, w4a8, or several with commas."
 )
 @click.option("--json", "json_path", metavar="FILE", help="Write the numbers to this file too.")
 @trial_options

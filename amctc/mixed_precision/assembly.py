@@ -9,7 +9,7 @@ from amctc.errors import UnsupportedError
 from amctc.ir import Constant, Graph, Op, Value, apply, build, layer_name
 from amctc.ops import quant
 from amctc.substitute import convert
-from amctc.types import QuantizedType, ScalarType
+from amctc.types import I8, QuantizedType, ScalarType
 
 FLOAT = "f16"
 """The candidate that leaves a layer as it is; the target computes it in float16."""
@@ -21,9 +21,10 @@ Assignment = Mapping[str, str]
 class Assembly:
     """A float graph, and graphs that passes quantized it to, one for each candidate.
 
-    Ops correspond by their order. A layer here is every op of one name that reads quantized data in one of the graphs,
-    pools and additions too. ``layers`` are in the order of the graph, and for each ``candidates`` are those that differ
-    for it: float, and the quantized ones unless an earlier one stores the same. ``ops`` are the first of each layer.
+    Ops correspond by their order. A layer here is every op of one name that reads quantized data, or an integer weight,
+    in one of the graphs, pools and additions too. ``layers`` are in the order of the graph, and for each ``candidates``
+    are those that differ for it: float, and the quantized ones unless an earlier one stores the same. ``ops`` are the
+    first of each layer.
     Raises :class:`UnsupportedError` where ops do not correspond.
     """
 
@@ -69,7 +70,7 @@ class Assembly:
 
 
 def _twins(graph: Graph, quantized: Graph) -> dict[Op, Op]:
-    """The op of ``quantized`` for each op of ``graph`` that reads quantized data there.
+    """The op of ``quantized`` for each op of ``graph`` that reads quantized data there, or an integer weight.
 
     Quantizers and constants stand between ops and their operands, so without them both graphs have the same order.
     """
@@ -78,13 +79,14 @@ def _twins(graph: Graph, quantized: Graph) -> dict[Op, Op]:
         if op is None or twin is None or _described(op) != _described(twin):
             raise UnsupportedError("quantizing changed more than constants, so layers cannot be exchanged",
                                    where=layer_name(twin or op), remedy="use a preset without that pass")  # fmt: skip
-        if any(o is not None and _quantizer(o) is not None for o in twin.operands):
+        if any(o is not None and (_quantizer(o) is not None or _is_stored(o)) for o in twin.operands):
             found[op] = twin
     return found
 
 
 def _computing(graph: Graph) -> list[Op]:
-    return [op for op in graph.ops if not isinstance(op.kind, Constant | quant.Quantize | quant.Dequantize)]
+    quantizers = Constant | quant.Quantize | quant.Dequantize | quant.FakeQuantizeRows
+    return [op for op in graph.ops if not isinstance(op.kind, quantizers)]
 
 
 def _described(op: Op) -> tuple[object, ...]:
@@ -92,8 +94,10 @@ def _described(op: Op) -> tuple[object, ...]:
 
 
 def _quantizer(value: Value) -> Op | None:
-    """The quantizer of dequantize(quantize(x))."""
+    """The quantizer of dequantize(quantize(x)), or the op that rounds rows of x."""
     op = value.producer
+    if op is not None and isinstance(op.kind, quant.FakeQuantizeRows):
+        return op
     if op is None or not isinstance(op.kind, quant.Dequantize):
         return None
     stored = op.operands[0]
@@ -109,9 +113,10 @@ def _operand(twin: Value | None, own: Value | None, quantizers: dict[tuple[Value
     if quantizer is None:
         return twin if _is_constant(twin) else own
     assert own is not None
-    assert isinstance(quantizer.kind, quant.Quantize)
-    key = own, quantizer.kind.to
-    if key not in quantizers:
+    key = own, quantizer.kind
+    if key not in quantizers and isinstance(quantizer.kind, quant.FakeQuantizeRows):
+        quantizers[key] = apply(quantizer.kind, own, name=twin.name, origins=quantizer.origins)
+    elif key not in quantizers:
         stored = apply(quantizer.kind, own, name=quantizer.result.name, origins=quantizer.origins)
         origins = () if twin.producer is None else twin.producer.origins
         quantizers[key] = apply(quant.Dequantize(), stored, name=twin.name, origins=origins)
@@ -120,11 +125,14 @@ def _operand(twin: Value | None, own: Value | None, quantizers: dict[tuple[Value
 
 def _is_constant(value: Value) -> bool:
     """Whether a value is a constant, or one dequantized."""
+    return _is_stored(value) or (value.producer is not None and isinstance(value.producer.kind, Constant))
+
+
+def _is_stored(value: Value) -> bool:
+    """Whether a value is a constant dequantized."""
     op = value.producer
-    if op is not None and isinstance(op.kind, quant.Dequantize):
-        stored = op.operands[0]
-        op = None if stored is None else stored.producer
-    return op is not None and isinstance(op.kind, Constant)
+    stored = op.operands[0] if op is not None and isinstance(op.kind, quant.Dequantize) else None
+    return stored is not None and stored.producer is not None and isinstance(stored.producer.kind, Constant)
 
 
 def _form(op: Op) -> list[ScalarType | None]:
@@ -133,6 +141,8 @@ def _form(op: Op) -> list[ScalarType | None]:
 
 
 def _storage(op: Op) -> ScalarType | None:
+    if isinstance(op.kind, quant.FakeQuantizeRows):
+        return I8
     stored = op.operands[0] if isinstance(op.kind, quant.Dequantize) else None
     elem = None if stored is None else stored.type.elem
     return elem.storage if isinstance(elem, QuantizedType) else None

@@ -11,13 +11,13 @@ from typing import Any
 from amctc.api import Compression
 from amctc.calibrate.samples import Samples
 from amctc.ir import Graph
+from amctc.measurement import Measurement, decibels
 from amctc.mixed_precision.allocation import Allocation, Limits
 from amctc.mixed_precision.assembly import FLOAT
 from amctc.mixed_precision.costs import Budget, Cost, cost_of
-from amctc.mixed_precision.measure import Measurement, decibels
 from amctc.mixed_precision.recipe import AS_IS, Recipe, finished, trial
 from amctc.mixed_precision.sensitivities import one_in
-from amctc.mixed_precision.space import INT8, Options, possible_candidates, require_candidates
+from amctc.mixed_precision.space import HALF, INT8, Options, possible_candidates, require_candidates
 from amctc.report.precision import LayerPrecision, PrecisionReport, Trial
 from amctc.report.units import bytes_text, time_text
 
@@ -41,10 +41,10 @@ def search(
     """Compress a model with the precision of each layer chosen for least noise within ``budgets``.
 
     The noise of each layer with each of ``candidates`` is measured alone, on some of the last ``held_back`` samples
-    (by default a quarter, which calibrate nothing); noises add up. Candidates are ``f16``, ``w8a8`` and ``w4a8``, by
-    default those that the target has and the preset can make. The choice of least sum within a budget is found by
-    :func:`amctc.mixed_precision.knapsack.choose`, costs checked on the compiled graph. The preset then makes that
-    model, and its integers are measured. Never worse than the preset as it is: where that fits the budgets and
+    (by default a quarter, which calibrate nothing); noises add up. Candidates are ``f16``, ``w8a16``, ``w8a8`` and
+    ``w4a8``, by default those that the target has and the preset can make. The choice of least sum within a budget is
+    found by :func:`amctc.mixed_precision.knapsack.choose`, costs checked on the compiled graph. The preset then makes
+    that model, and its integers are measured. Never worse than the preset as it is: where that fits the budgets and
     measures better, it is kept. What comes nearest is returned where nothing fits. ``report.precision`` says what was
     found, with the front of choices that no other beats; with ``out`` the files of :func:`amctc.compress`, whose
     ``settings`` these are, are written, and ``front.json``. Raises :class:`amctc.errors.AmctcError` of the kind that
@@ -160,7 +160,8 @@ class _BudgetSearch:
 
 def _stored(result: Compression) -> dict[str, str]:
     """The precision of each layer as the preset left it."""
-    return {layer.name: FLOAT if layer.action == "float" else INT8 for layer in result.report.layers}
+    stored = {"float": FLOAT, "weight-only": HALF}
+    return {layer.name: stored.get(layer.action, INT8) for layer in result.report.layers}
 
 
 def _amount(limit: tuple[str, float]) -> str:

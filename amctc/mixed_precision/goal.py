@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amctc.errors import UsageError
-from amctc.mixed_precision.measure import Measurement
+from amctc.measurement import Measurement
 
 
 @dataclass(frozen=True)

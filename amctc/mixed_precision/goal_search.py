@@ -12,9 +12,9 @@ from amctc.calibrate.samples import Samples
 from amctc.cycles import layer_macs
 from amctc.evaluation import Evaluator
 from amctc.ir import Graph, layer_name
+from amctc.measurement import Measurement, Reference
 from amctc.mixed_precision.assembly import FLOAT
 from amctc.mixed_precision.goal import Goal
-from amctc.mixed_precision.measure import Measurement, Reference
 from amctc.mixed_precision.recipe import AS_IS, Recipe, finished, trial
 from amctc.mixed_precision.sensitivities import one_in
 from amctc.mixed_precision.space import INT8, Options, Space

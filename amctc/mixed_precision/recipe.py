@@ -16,16 +16,18 @@ from amctc.concurrency import SerialExecutor
 from amctc.errors import UsageError
 from amctc.evaluation import Evaluator
 from amctc.ir import Graph
+from amctc.measurement import Measurement, Reference, held_back
 from amctc.mixed_precision.assembly import FLOAT, Assignment
 from amctc.mixed_precision.costs import cost_of
-from amctc.mixed_precision.measure import Measurement, Reference, held_back
-from amctc.mixed_precision.space import INT4, Options, Space, merged, space_of
+from amctc.mixed_precision.space import HALF, INT4, Options, Space, merged, space_of
 from amctc.onnx_bridge.value_sizes import require_sizes
 from amctc.pipeline import Context
 from amctc.preset import Preset, load_preset
 from amctc.report.model import LayerReport
 from amctc.report.precision import PrecisionReport, Trial
+from amctc.report.steps import StepReport
 from amctc.session import graph_kind, input_specs
+from amctc.steps import settle
 from amctc.targets import DEFAULT_TARGET, Profile, load_profile
 
 SKIPPED, CHOSEN = "left in float: skipped on request", "left in float: chosen by what was measured"
@@ -50,12 +52,14 @@ class Recipe:
     stages: Preset
     evaluator: Evaluator | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: StepReport | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def of(
         cls, model: str | PathLike[str] | Graph, samples: Samples | Iterable[Any], *, behind: int | None = None,
-        evaluator: Evaluator | None = None, target: str | Profile = DEFAULT_TARGET, preset: str = "balanced",
+        evaluator: Evaluator | None = None, target: str | Profile = DEFAULT_TARGET,
+        preset: str | Preset = "balanced",
         options: Mapping[str, Mapping[str, Any]] | None = None, path: str | PathLike[str] | None = None,
         **settings: Any,
     ) -> Recipe:  # fmt: skip
@@ -76,18 +80,27 @@ class Recipe:
         source = samples if isinstance(samples, Samples) else from_iterable(samples, input_specs(graph))
         calibrating, held = held_back(source, behind)
         read_from = model if path is None and not isinstance(model, Graph) else path
-        stages = load_preset(preset).with_options({k: dict(v) for k, v in (options or {}).items()})
+        stages = (preset if isinstance(preset, Preset) else load_preset(preset)).with_options(options or {})
         profile = target if isinstance(target, Profile) else load_profile(target)
-        kept = {"preset": preset, "options": merged(options or {}), **settings}
-        return cls(graph, None if read_from is None else fspath(read_from), calibrating, held, profile, stages,
-                   evaluator, kept)  # fmt: skip
+        kept = {"preset": stages, "options": merged(options or {}), **settings}
+        recipe = cls(graph, None if read_from is None else fspath(read_from), calibrating, held, profile, stages,
+                     evaluator, kept)  # fmt: skip
+        return recipe._settled()
+
+    def _settled(self) -> Recipe:
+        """The recipe with those steps of its preset that help on the samples held back: all trials share them."""
+        context = self.context()
+        prepared = self.stages.prepare.run(self.graph, context).graph
+        require_sizes(prepared)
+        settled = settle(self.stages, prepared, self.calibrating, context, self.held)
+        settings = {**self.settings, "preset": settled.preset}
+        return replace(self, stages=settled.preset, settings=settings, steps=settled.report)
 
     @cached_property
     def prepared(self) -> Graph:
         """The float graph that is quantized."""
         context = self.context()
         prepared = self.stages.prepare.run(self.graph, context).graph
-        require_sizes(prepared)
         return self.stages.balance.run(prepared, context).graph
 
     def context(self) -> Context:
@@ -133,7 +146,7 @@ def finished(
     """The result with what was found in its report, in its files and in its time; written where ``out`` says so."""
     chosen = {layer.layer: layer.chosen for layer in precision.layers}
     layers = tuple(_remarked(layer, chosen.get(layer.name)) for layer in result.report.layers)
-    report = replace(result.report, layers=layers, precision=precision)
+    report = replace(result.report, layers=layers, precision=precision, steps=recipe.steps)
     spent = time.perf_counter() - recipe.started - sum(result.seconds.values())
     result = replace(result, report=report, seconds={**result.seconds, "search": max(0.0, spent)})
     if out is None:
@@ -144,8 +157,9 @@ def finished(
 
 def _remarked(layer: LayerReport, chosen: str | None) -> LayerReport:
     """The layer with notes that say it was chosen so."""
-    if chosen == FLOAT:
-        return replace(layer, notes=tuple(CHOSEN if note == SKIPPED else note for note in layer.notes))
+    if chosen in (FLOAT, HALF):
+        why = CHOSEN if chosen == FLOAT else "data left in float: chosen by what was measured"
+        return replace(layer, notes=tuple(why if note == SKIPPED else note for note in layer.notes))
     return replace(layer, notes=(*layer.notes, "weights in 4 bits")) if chosen == INT4 else layer
 
 

@@ -11,8 +11,8 @@ from amctc.cycles import layer_macs
 from amctc.errors import UsageError
 from amctc.evaluation import Evaluator
 from amctc.ir import Graph, Op
+from amctc.measurement import METRICS, Measurement, Metric, Reference
 from amctc.mixed_precision.assembly import FLOAT, Assembly, Assignment
-from amctc.mixed_precision.measure import METRICS, Measurement, Metric, Reference
 from amctc.mixed_precision.recipe import Recipe, rounded
 from amctc.mixed_precision.space import INT8
 from amctc.pipeline import Progress
@@ -42,7 +42,7 @@ def sensitivity(
     that layer. Measured with the QDQ model in ONNX Runtime on the last ``held_back`` samples, by default a quarter,
     which calibrate nothing. ``metric`` ranks: ``sqnr``, ``mse``, ``cosine``, ``kl``, or ``score``, the fall of what
     ``evaluator`` gives, a function as :func:`amctc.evaluate` takes, the higher the better. ``candidates`` are ``w8a8``
-    (what the preset makes) and ``w4a8``. ``settings`` are those of :func:`amctc.compress`. Raises
+    (what the preset makes), ``w8a16`` and ``w4a8``. ``settings`` are those of :func:`amctc.compress`. Raises
     :class:`amctc.errors.AmctcError` of the kind that fits.
     """
     if metric not in METRICS:

@@ -59,7 +59,8 @@ def build_report(
         overflows=tuple(sorted(comparison.overflows.items())), time_us=total, float_time_us=float_total,
         passes=tuple((p.name, tuple(sorted(p.rewrites.items()))) for p in passes),
         choices=used_choices(integer_graph, target, overflowed=bool(comparison.overflows)),
-        notes=tuple(f"{n.layer}: {n.text}" for n in notes if n.layer not in named) + _infinite(comparison), atc=atc,
+        notes=(*(f"{n.layer}: {n.text}" for n in notes if n.layer not in named), *_infinite(comparison),
+               *_zero_rows(comparison)), atc=atc,
         reference="QDQ" if any(isinstance(op.kind, quant.Quantize) for op in float_graph.ops) else "float",
     )  # fmt: skip
 
@@ -72,12 +73,22 @@ def _infinite(comparison: Comparison) -> tuple[str, ...]:
     return tuple(f"{name}: {count} results beyond float16 (N26)" for name, count in sorted(comparison.infinite.items()))
 
 
+def _zero_rows(comparison: Comparison) -> tuple[str, ...]:
+    """N6: what the chip makes of the integers of such rows is not defined."""
+    return tuple(
+        f"{name}: {count} rows of zeros, whose integers the chip computes as 0 · ∞ and we give as 0 (N6); "
+        "their step is 0, so they add nothing either way"
+        for name, count in sorted(comparison.zero_rows.items())
+    )
+
+
 def _layer(
     op: Op, notes: Sequence[str], comparison: Comparison, edges: Mapping[str, str], times: Mapping[str, float]
 ) -> LayerReport:
     name, result = layer_name(op), op.result.name or ""
     stored = _is_dequantized(op.operand(1)) or isinstance(op.kind, nn.AveragePool)
-    quantized = "int8" if stored and _is_dequantized(op.operands[0]) else "weight-only" if stored else "float"
+    integers = _is_dequantized(op.operands[0]) or _has_row_steps(op.operands[0])
+    quantized = "int8" if stored and integers else "weight-only" if stored else "float"
     # Lowering may have left it in float after all; an op without origins has no name to find it by.
     action = quantized if name in edges or not op.origins else "float"
     error, steps = comparison.layers.get(result), comparison.steps.get(result)
@@ -101,6 +112,10 @@ def _is_dequantized(value: Value | None) -> bool:
     return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Dequantize)
 
 
+def _has_row_steps(value: Value | None) -> bool:
+    return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.FakeQuantizeRows)
+
+
 def _bytes(op: Op, real: bool) -> int:
     """Bytes of weight and bias: as they were in float, or stored as integers with a parameter word per scale (N11)."""
     total = 0
@@ -119,11 +134,15 @@ def _bytes(op: Op, real: bool) -> int:
 
 
 def _edges(graph: Graph) -> dict[str, str]:
-    """How the result of each integer layer leaves the accumulator: ``requant``, ``dequant``, or ``weight-only``."""
+    """How the result of each integer layer leaves the accumulator: ``requant``, ``dequant``, ``dequant-rows`` (N13), or
+    ``weight-only``.
+    """
     found = {}
     for op in graph.ops:
         if isinstance(op.kind, ascend.WeightQuantMatMul):
             found[layer_name(op)] = "weight-only"
+        elif isinstance(op.kind, ascend.DequantRows):
+            found[layer_name(_before(op) or op)] = "dequant-rows"
         elif isinstance(op.kind, ascend.Requant | ascend.Dequant):
             # Fused with the quantizer behind it, the op descends from the next layer as well; its operand does not.
             layer = _before(op) or op
@@ -175,9 +194,10 @@ def used_choices(graph: Graph, target: Profile, *, overflowed: bool = False) -> 
     rounded = [o for o in graph.ops if Trait.ELEMENTWISE in o.kind.traits and not isinstance(o.kind, exact)]
     elementwise = any(o.results[0].type.elem in (F16, F32) for o in rounded)
     layers = [op for op in graph.ops if isinstance(op.kind, ascend.Conv | ascend.ConvTranspose)]
-    dequantizes = bool({ascend.Dequant, ascend.AntiQuant} & kinds)
+    dequantizes = bool({ascend.Dequant, ascend.AntiQuant, ascend.DequantRows} & kinds)
     used = {
-        "quant_mode": ascend.Quant in kinds, "accumulate_overflow": overflowed,
+        "quant_mode": ascend.Quant in kinds, "dynamic_quant": ascend.DynamicQuant in kinds,
+        "accumulate_overflow": overflowed,
         "dequant_multiplier": ascend.Dequant in kinds, "dequant_overflow": dequantizes,
         "dequant_guard": ascend.Dequant in kinds, "shift_field": any(map(_shifts, graph.ops)),
         "requant": ascend.Requant in kinds or any(map(_unfused, graph.ops)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from amctc.report.json_text import json_text
 from amctc.report.precision import PrecisionReport
+from amctc.report.steps import StepReport
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class LayerReport:
     a size is not known. ``sqnr_db`` is of the layer's output, integer run against float. ``steps_max`` and
     ``steps_share`` compare the layer's quantized input between the integer run and the QDQ model (N5): largest
     difference in steps, share of elements that differ. ``edge`` tells how the output leaves: ``requant`` (int8, fused),
-    ``dequant`` (float16), or ``float``. ``time_us`` is the estimate for one sample on the target.
+    ``dequant`` (float16), ``dequant-rows`` (float16, a step per row, N13), or ``float``. ``time_us`` is the estimate
+    for one sample on the target.
     """
 
     name: str
@@ -54,7 +56,7 @@ class CompressionReport:
     element along the last axis). ``overflows`` counts accumulators outside int32 per layer (N7). ``preprocess`` names
     how samples were prepared, where that is known. ``time_us`` and ``float_time_us`` are estimates for one sample on
     the target. ``passes`` lists the pipeline with rewrites fired. ``precision`` tells how the precision of layers was
-    chosen, where it was.
+    chosen, and ``steps`` which steps of the preset helped, where that was tried.
     """
 
     model: str
@@ -77,6 +79,7 @@ class CompressionReport:
     atc: str
     reference: str = "float"
     precision: PrecisionReport | None = field(default=None, metadata={"optional": True})
+    steps: StepReport | None = field(default=None, metadata={"optional": True})
 
     def to_json(self) -> str:
         """The report as JSON text; infinities as strings, keys in field order, the same bytes for the same run."""

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
@@ -38,6 +39,8 @@ from amctc.types import Array
 
 Samples = list[dict[str, Array]]
 PASSES = pass_names()
+RUNNABLE = [name for name in PASSES if all(map(find_spec, pass_class(name).packages))]
+"""Without those whose extra is not installed."""
 
 
 @cache
@@ -87,7 +90,7 @@ def accepted(item: Pass, staged: Sequence[Graph]) -> list[Graph]:
     return [g for g in staged if all(f.violation(g) is None for f in item.contract.requires)]
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_contract_on_networks(name: str, network: Graph, samples: Samples) -> None:
     graphs_taken = accepted(made(name), network_stages(network, samples))
     assert graphs_taken, "no stage of the default pipeline gives a graph this pass takes"
@@ -118,11 +121,23 @@ def test_pass_is_documented(name: str) -> None:
 # ----------------------------------------------------------------------------------------------------- drawn graphs
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_contract_on_drawn_graphs(name: str) -> None:
     """Every pass finds something to do, in 50 graphs where time is no matter (``AMCTC_PROFILE=nightly``)."""
     changes = min(50, max(5, default_examples() // 12))
     check_pass(made(name), examples=max(10, default_examples() // 3), minimum_changes=changes, hash_seeds=False)
+
+
+SCHEMES = {
+    "a step per row": 'place-qdq{dynamic=["*"]},quantize-weights,quantize-bias,legalize,to-ascend,demote-float',
+    "some weights only": 'observe,place-qdq{skip=["*"]},quantize-weights{weight-only=["*"]},legalize,to-ascend',
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_other_schemes_on_drawn_graphs(scheme: str) -> None:
+    """What options ask for that no preset does: every pass behind them meets what they leave."""
+    check_pipeline(SCHEMES[scheme], examples=max(20, default_examples() // 4), minimum_changes=5, hash_seeds=False)
 
 
 def test_the_default_preset_on_drawn_graphs() -> None:

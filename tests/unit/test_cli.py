@@ -428,7 +428,7 @@ def test_eval_refuses(here):
 
 
 def test_unknown_names_suggest_the_nearest(here):
-    assert "did you mean compress?" in refused(2, "compres")
+    assert "did you mean compress or compensate?" in refused(2, "compres")
     assert "commands: demo" in refused(2, "xyz")
     assert "fold-batch-norm" in refused(2, "passes", "fold-batch")
     assert "nn.conv" in refused(2, "passes", "--ops", "nn.con")

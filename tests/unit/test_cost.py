@@ -10,10 +10,10 @@ import pytest
 
 from amctc.api import load
 from amctc.cost import Estimate, OpCost, estimate, layer_macs, one_sample, with_batch
-from amctc.cycles import CubeWork, cube_cycles, cube_work, vector_cycles
+from amctc.cycles import CubeWork, cube_cycles, cube_work, value_bytes, vector_cycles
 from amctc.errors import UnsupportedError
 from amctc.examples import model_path
-from amctc.ir import Graph, GraphInput, Op, Value, apply, const
+from amctc.ir import Graph, GraphInput, Op, Value, apply, build, const
 from amctc.ops import ascend, nn
 from amctc.ops.onnx import Node
 from amctc.targets import load_profile
@@ -151,6 +151,22 @@ def test_average_pool_and_what_follows_share_the_vector_unit() -> None:
     assert (cost.macs, cost.cube_cycles) == (None, 0)
     assert cost.vector_cycles == 3 * 33 + 3 * 9  # 200704 elements, then 50176, in blocks of 128 on 48 cores
     assert cost.bytes == 200704 + 8 + 50176
+
+
+def test_products_of_rows_use_cube_and_vector_unit() -> None:
+    """x [6400, 64] by [64, 128]: 400·8 tiles of 2 steps, 134 on the busiest core. N13 reads 819 200 accumulators on the
+    vector unit: 3 · ⌈819 200 / (128 · 48)⌉ cycles; so does DynamicQuant, an op of its own, 409 600 elements."""
+    x = given(6400, 64)
+    q, steps = build(ascend.DynamicQuant(), x).results
+    acc = apply(ascend.MatMul(), q, weights(64, 128, dtype=np.int8))
+    y = apply(ascend.DequantRows(), acc, const(np.ones(128, np.float32)), steps, const(np.ones(128, np.float32)))
+    quantizer, product = cost_of(y, x).ops
+    assert (quantizer.op_name, quantizer.cube_cycles, quantizer.vector_cycles) == ("ascend.dynamic_quant", 0, 3 * 67)
+    assert (product.cube_cycles, product.vector_cycles) == (134 * 2, 3 * 134)
+    assert quantizer.bytes == 6400 * 64 * (2 + 1) + value_bytes(steps.type)
+    assert product.bytes == 6400 * 64 + 64 * 128 + value_bytes(steps.type) + 2 * value_bytes(
+        TensorType((128,), F32)
+    ) + 6400 * 128 * 2
 
 
 def test_weight_only_product() -> None:

@@ -12,10 +12,11 @@ from amctc.calibrate.contraction import Contraction
 from amctc.calibrate.frontier import watched
 from amctc.ir import Graph, Op, Value
 from amctc.numerics.compensation import compensated
-from amctc.numerics.gram import Covariance, CrossCovariance, Mean
+from amctc.numerics.gram import Covariance, CrossCovariance
 from amctc.numerics.parted_gram import parts_of
 from amctc.pipeline import Context
 from amctc.types import Array
+from amctc_passes.quantize.held_back import FoldMeans, held_columns
 from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
 
@@ -34,13 +35,47 @@ class Part:
         """What to round in place of ``weight`` [O, k]: what makes up for the difference, if that is known."""
         return weight if self.cross is None else compensated(weight, self.covariance[group], self.cross[group])
 
+    def loss(self, weight: Float64Array, rounded: Float64Array) -> float:
+        """E[(w·x - r·x̂)²] of all outputs, x̂ = x where no difference is known, up to what no rounding changes.
+
+        ``weight`` and ``rounded`` are [G, O, k]. With d = x - x̂ and e = w - r that is eᵀ E[x̂ x̂ᵀ] e + 2 wᵀ E[d x̂ᵀ] e.
+        """
+        error = (weight - rounded)[:, :, self.terms]
+        total = float(((error @ self.covariance) * error).sum())
+        if self.cross is not None:
+            total += 2.0 * float(((weight[:, :, self.terms] @ self.cross) * error).sum())
+        return total
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [G, K] of what a layer reads, and its covariances in parts."""
+    """Means of what a layer reads, and its covariances in parts: to choose by, and of samples held back to judge by.
 
-    mean: Float64Array
+    ``held`` is empty where no samples are held back.
+    """
+
+    mean: FoldMeans
     parts: tuple[Part, ...]
+    held: tuple[Part, ...]
+
+
+class _PartMoments:
+    """The covariances of one part, gathered."""
+
+    def __init__(self, terms: slice, centre: Float64Array | None) -> None:
+        self._terms, about = terms, None if centre is None else centre[:, terms]
+        self._covariance, self._cross = Covariance(about), CrossCovariance(about)
+
+    def add(self, columns: Array, real: Array | None) -> None:
+        columns = columns[:, self._terms]
+        self._covariance.add(columns)
+        if real is not None:
+            self._cross.add(real[:, self._terms] - columns, columns)
+
+    def part(self, groups: int, *, crossed: bool, shrunk: bool) -> Part:
+        length = self._terms.stop - self._terms.start
+        cross = self._cross.matrix(length, shrunk=shrunk) if crossed else None
+        return Part(self._terms, self._covariance.matrix(groups, length, shrunk=shrunk), cross)
 
 
 def layer_moments(
@@ -51,51 +86,59 @@ def layer_moments(
     reference: tuple[LayerInputs, Value] | None = None,
 ) -> Moments:
     """The moments of ``data``, around ``centre`` [G, K] if there is one; ``reference`` gives it in float."""
-    contraction, mean = contraction_of(op), Mean()
+    contraction, seen, judged = contraction_of(op), 0, 0
+    mean = FoldMeans.of(contraction)
     parts = parts_of(contraction.length)
     longest = parts[0].stop - parts[0].start
-    centres = [None if centre is None else centre[:, p] for p in parts]
-    covariances, crosses = [Covariance(c) for c in centres], [CrossCovariance(c) for c in centres]
+    choosing, judging = ([_PartMoments(p, centre) for p in parts] for _ in range(2))
     others = None if reference is None else reference[0].batches(op, reference[1], contraction, longest)
     for x, columns in inputs.batches(op, data, contraction, longest):
-        mean.add(*contraction.mean_column(x))
-        for part, covariance in zip(parts, covariances, strict=True):
-            covariance.add(columns[:, part])
-        if others is not None:
-            real = next(others)[1]
-            if real.shape != columns.shape:  # it depends on the data
-                real = columns
-            for part, cross in zip(parts, crosses, strict=True):
-                cross.add(real[:, part] - columns[:, part], columns[:, part])
-    whole = np.broadcast_to(mean.value, (contraction.groups, contraction.length))
-    return Moments(whole, tuple(
-        Part(p, h.matrix(contraction.groups, p.stop - p.start), None if others is None else d.matrix(p.stop - p.start))
-        for p, h, d in zip(parts, covariances, crosses, strict=True)
-    ))  # fmt: skip
+        mean.add(contraction, x, seen)
+        real = None if others is None else next(others)[1]
+        if real is not None and real.shape != columns.shape:  # it depends on the data
+            real = columns
+        back = held_columns(seen, len(x), columns.shape[2])
+        for gathered, picked in ((choosing, ~back), (judging, back)):
+            for part in gathered if picked.any() else ():
+                part.add(_picked(columns, picked), None if real is None else _picked(real, picked))
+        seen, judged = seen + len(x), judged + int(back.sum())
+    known, groups = others is not None, contraction.groups
+    return Moments(
+        mean, tuple(p.part(groups, crossed=known, shrunk=True) for p in choosing),
+        tuple(p.part(groups, crossed=known, shrunk=False) for p in judging) if judged > 1 else (),
+    )  # fmt: skip
 
 
-def float_means(graph: Graph, chosen: list[Op], context: Context, source: str) -> Mapping[Op, Float64Array]:
+def _picked(columns: Array, picked: npt.NDArray[np.bool_]) -> Array:
+    return columns if picked.all() else columns[:, :, picked]
+
+
+def float_means(graph: Graph, chosen: list[Op], context: Context, source: str) -> Mapping[Op, FoldMeans]:
     """The mean columns [G, K] that each layer reads in the float network."""
     reference, twins = without_quantizers(graph)
     read = {op: twins[before_quantizer(op.operands[0])] for op in chosen}
     contractions: list[Contraction] = [contraction_of(op) for op in chosen]
-    means = [Mean() for _ in chosen]
+    means = [FoldMeans.of(contraction) for contraction in contractions]
+    seen = np.zeros(len(chosen), np.int64)
     collection = context.collection(f"{source}, means", chosen)
     if collection.done:
-        counts = collection.array("counts", (len(chosen),), np.int64).tolist()
-        for i, (c, count) in enumerate(zip(contractions, counts, strict=True)):
-            means[i] = Mean(collection.array(f"{i}", (c.groups, c.length), np.float64), count)
+        seen = np.array(collection.array("seen", seen.shape, np.int64))
+        for i, mean in enumerate(means):
+            mean.totals = np.array(collection.array(f"{i}", mean.totals.shape, np.float64))
+            mean.counts = np.array(collection.array(f"{i} counts", mean.counts.shape, np.int64))
 
     def state() -> dict[str, Array]:
-        totals = {f"{i}": np.asarray(mean.total) for i, mean in enumerate(means)}
-        return {**totals, "counts": np.array([mean.count for mean in means], np.int64)}
+        totals = {f"{i}": mean.totals for i, mean in enumerate(means)}
+        return {**totals, **{f"{i} counts": mean.counts for i, mean in enumerate(means)}, "seen": seen}
 
     if not collection.finished:
         samples = context.calibration(source)
         watch = list(dict.fromkeys(read.values()))
         for arrays in watched(reference, watch, samples, context.provider, done=collection.done):
-            for op, contraction, mean in zip(chosen, contractions, means, strict=True):
-                mean.add(*contraction.mean_column(arrays[read[op]]))
+            for i, (op, contraction) in enumerate(zip(chosen, contractions, strict=True)):
+                x = np.atleast_2d(arrays[read[op]])
+                means[i].add(contraction, x, int(seen[i]))
+                seen[i] += len(x)
             collection.advance(state)
         collection.finish()
-    return {op: mean.value for op, mean in zip(chosen, means, strict=True)}
+    return dict(zip(chosen, means, strict=True))

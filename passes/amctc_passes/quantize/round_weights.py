@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from amctc.aside import SetAside
 from amctc.calibrate.contraction import Contraction
 from amctc.calibrate.ends import first_layers, last_layers
 from amctc.contract import Changes, Contract
-from amctc.data import ArrayData
 from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.numerics.adaround import adaround
@@ -22,10 +22,10 @@ from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I4, Array, QuantizedType
-from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED, is_quantized
+from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED
+from amctc_passes.quantize.held_rounding import better_held_back, mean_shift, rounded_to_nearest
 from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
 from amctc_passes.quantize.layer_moments import Moments, float_means, layer_moments
-from amctc_passes.quantize.layers import layers, matching, names
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
 from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight, narrowable
 
@@ -42,11 +42,13 @@ class RoundWeights(Pass):
     covariance of that input (Frantar et al. 2023), from about ``columns`` windows spread over the samples, so that
     the errors of one output cancel; its bias takes up the difference of the mean outputs that is left (Nagel et al.
     2019, section 4.2, measured on the samples). ``method=adaround`` learns to round up or down (Nagel et al. 2020).
-    Scales and ``int4`` are those of ``quantize-weights``; to weights of 4 bits belongs more:
+    One sample in four only judges: where its outputs are no nearer than with weights rounded to nearest the layer takes
+    those. Where the correction of a bias does not hold across samples the bias stays. Both are noted.
+    Scales, ``int4`` and ``weight-only`` are those of ``quantize-weights``; to weights of 4 bits belongs more:
 
     - of ``scales`` shares of the range, the one with the least error of the output, rounded (sequential MSE);
     - ``compensate``: weights that make up for what earlier layers lost are rounded in place of the model's own (Li et
-      al. 2025, GPTAQ);
+      al. 2025, GPTAQ); with ``compensate-int8`` those of 8 bits too;
     - ``ends-int8``: layers that no layer comes before, or none after, take 8 bits; a note names them.
     """
 
@@ -56,11 +58,13 @@ class RoundWeights(Pass):
     damping: float = DAMPING
     columns: int = 16384
     int4: tuple[str, ...] = ()
+    weight_only: tuple[str, ...] = ()
     method: Literal["gptq", "adaround"] = "gptq"
     sweeps: int = SWEEPS
     scales: int = 8
     compensate: bool = True
     ends_int8: bool = False
+    compensate_int8: bool = False
 
     name: ClassVar[str] = "round-weights"
     contract: ClassVar[Contract] = Contract(
@@ -78,15 +82,32 @@ class RoundWeights(Pass):
 
     def scheme(self) -> WeightScheme:
         """Bits and scales."""
-        return WeightScheme(self.bits, self.per_channel, self.name, self.int4)
+        return WeightScheme(self.bits, self.per_channel, self.name, self.int4, weight_only=self.weight_only)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Convert layer by layer in topological order, running the part of the network in between."""
-        matching(names(graph), self.int4, "int4")
-        chosen = [o for o in layers(graph) if is_quantized(o.operands[0]) and constant_data(o.operands[1]) is not None]
+        chosen = self.scheme().chosen(graph, context)
         if not chosen:
             return graph
         return _Rounding(self, graph, chosen, context).run()
+
+
+REMARKS = (
+    "weights rounded to nearest: on samples held back, second-order rounding disturbs the outputs more",
+    "bias left as it was: what its mean outputs lack differs from sample to sample",
+    "bias left as it was where its correction would overflow int32 (N9)",
+)
+_NEAREST, _BIAS_KEPT, _BIAS_OVERFLOWS = range(len(REMARKS))
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A weight in integers, its scales, what its bias is corrected by [O], and which of :data:`REMARKS` apply."""
+
+    integers: Array
+    scales: Float64Array
+    shift: Float64Array
+    remarks: npt.NDArray[np.int64]
 
 
 class _Rounding:
@@ -103,11 +124,12 @@ class _Rounding:
         self._inputs = LayerInputs(chosen, context, options.name, options.columns)
         self._means = float_means(graph, chosen, context, options.name) if options.correct_bias else {}
         self._float: LayerInputs | None = None
-        if options.compensate and (options.bits == 4 or options.int4):
+        if options.compensate_int8 or (options.compensate and (options.bits == 4 or options.int4)):
             self._float = LayerInputs(chosen, context, options.name, options.columns)
             self._twins = without_quantizers(graph)[1]
         self._collection = context.collection(options.name, chosen)
         self._state: dict[str, Array] = {}
+        self._aside = SetAside("rounded weights")
 
     def run(self) -> Graph:
         with single_threaded_blas():  # threads cost more than they give on small matrices, and reorder sums
@@ -141,61 +163,67 @@ class _Rounding:
         assert data is not None
         elem = self._scheme.weight_type(op, operands, self._context)
         found = self._kept(op, data.shape, len(elem.scales)) or self._rounded(op, operands, data.read(), elem)
-        index, (integers, scales, shift) = self._index[op], found
-        stored = ArrayData(integers)
-        self._state |= {f"{index} weight": stored.read(), f"{index} scales": scales, f"{index} shift": shift}
+        index, stored = self._index[op], self._aside.array(found.integers)
+        self._state |= {f"{index} weight": stored.read(), f"{index} scales": found.scales,
+                        f"{index} shift": found.shift, f"{index} remarks": found.remarks}  # fmt: skip
         if index >= self._collection.done:
             self._collection.advance(lambda: self._state)
-        elem = replace(elem, scales=tuple(map(float, scales)))
+        for remark in np.flatnonzero(found.remarks).tolist():
+            self._context.note(self._options.name, layer_name(op), REMARKS[remark])
+        elem = replace(elem, scales=tuple(map(float, found.scales)))
         real, rest = dequantized_weight(op, weight, stored, elem), operands[2:]
         if self._options.correct_bias:
-            rest = (_corrected(op, operands[2] if rest else None, shift, data.dtype),)
+            rest = (_corrected(op, operands[2] if rest else None, found.shift, data.dtype),)
         return apply(op.kind, operands[0], real, *rest, name=op.result.name)
 
-    def _kept(self, op: Op, shape: tuple[int, ...], scales: int) -> tuple[Array, Float64Array, Float64Array] | None:
+    def _kept(self, op: Op, shape: tuple[int, ...], scales: int) -> _Rounded | None:
         """What :meth:`_rounded` gave in the run that this one resumes, if it came to this layer."""
         index, array = self._index[op], self._collection.array
         if index >= self._collection.done:
             return None
-        return (
+        return _Rounded(
             array(f"{index} weight", shape, np.int8), array(f"{index} scales", (scales,), np.float64),
             array(f"{index} shift", (contraction_of(op).outputs,), np.float64),
+            array(f"{index} remarks", (len(REMARKS),), np.int64),
         )  # fmt: skip
 
     def _rounded(
         self, op: Op, operands: tuple[Value | None, ...], weight: Array, elem: QuantizedType
-    ) -> tuple[Array, Float64Array, Float64Array]:
-        """The weight in integers, its scales, and the difference [O] of mean outputs that is left; 0 if biases stay."""
+    ) -> _Rounded:  # fmt: skip
         contraction, four = contraction_of(op), elem.storage == I4
-        reference = (self._float, self._twin(op)) if self._float is not None and four else None
-        moments = layer_moments(op, operands[0], self._inputs, self._means.get(op), reference)
+        wanted = self._options.compensate if four else self._options.compensate_int8
+        reference = (self._float, self._twin(op)) if self._float is not None and wanted else None
+        means = self._means.get(op)
+        moments = layer_moments(op, operands[0], self._inputs, None if means is None else means.value, reference)
         matrix = contraction.matrix(weight).astype(np.float64)
         full = elem.scale_array.astype(np.float64)
-        scales = _spread_scales(full, elem, contraction, matrix.shape[:2])
-        codes = np.empty(matrix.shape, np.int8)
+        spread = _spread_scales(full, elem, contraction, matrix.shape[:2])
+        scales, codes = spread.copy(), np.empty(matrix.shape, np.int8)
         free = np.zeros(matrix.shape[:2], bool)
         if searched := four and len(full) == contraction.outputs:
             free = narrowable(op, operands, elem, NARROWEST).reshape(free.shape)
         for group in range(contraction.groups):
-            scales[group], codes[group] = self._group(matrix, moments, group, scales[group], free[group], elem)
-        integers = np.ascontiguousarray(contraction.weight(codes))
+            scales[group], codes[group] = self._group(matrix, moments, group, spread[group], free[group], elem)
+        remarks = np.zeros(len(REMARKS), np.int64)
+        nearest = rounded_to_nearest(matrix, spread, elem.storage.bits)
+        if not better_held_back(moments.held, matrix, codes * scales[:, :, None], nearest * spread[:, :, None]):
+            remarks[_NEAREST], scales, codes = 1, spread, nearest
         shift = np.zeros(matrix.shape[:2])
-        if self._options.correct_bias:
-            shift = np.einsum("gok,gk->go", matrix, self._means[op])
-            shift -= np.einsum("gok,gk->go", codes * scales[:, :, None], moments.mean)
-            shift = self._fitting(op, operands, shift, scales.reshape(-1) if searched else full, elem)
-        return integers, scales.reshape(-1) if searched else full, shift.reshape(-1)
+        if means is not None:
+            shift, remarks[_BIAS_KEPT] = mean_shift(means, moments.mean, matrix, codes * scales[:, :, None])
+            fitting = self._fitting(op, operands, shift, scales.reshape(-1) if searched else full, elem)
+            remarks[_BIAS_OVERFLOWS] = not fitting.all()
+            shift = np.where(fitting, shift, 0.0)
+        integers = np.ascontiguousarray(contraction.weight(codes))
+        return _Rounded(integers, scales.reshape(-1) if searched else full, shift.reshape(-1), remarks)
 
     def _fitting(
         self, op: Op, operands: tuple[Value | None, ...], shift: Float64Array, scales: Float64Array, elem: QuantizedType
-    ) -> Float64Array:  # fmt: skip
-        """``shift`` without the channels whose int32 bias or accumulator it would make overflow (N9)."""
+    ) -> Array:  # fmt: skip
+        """The channels whose int32 bias and accumulator hold the bias with ``shift`` [G, O] (N9)."""
         corrected = _corrected(op, operands[2] if len(operands) > 2 else None, shift.reshape(-1), np.dtype(np.float64))
         kept = narrowable(op, (*operands[:2], corrected), replace(elem, scales=tuple(map(float, scales))), 1.0)
-        if not kept.all():
-            self._context.note(self._options.name, layer_name(op), "bias left as it was where its correction would "
-                               "overflow int32 (N9)")  # fmt: skip
-        return np.where(kept.reshape(shift.shape) if kept.size == shift.size else kept.all(), shift, 0.0)
+        return kept.reshape(shift.shape) if kept.size == shift.size else np.broadcast_to(kept.all(), shift.shape)
 
     def _group(
         self, matrix: Float64Array, moments: Moments, group: int, full: Float64Array, free: Array, elem: QuantizedType
@@ -219,7 +247,8 @@ class _Rounding:
         damping = self._options.damping
         if self._options.method == "adaround":
             return adaround(target, gram, scales, bits=bits, damping=damping)
-        return round_second_order(target, gram, scales, bits=bits, damping=damping, sweeps=self._options.sweeps)
+        return round_second_order(target, gram, scales, bits=bits, damping=damping, sweeps=self._options.sweeps,
+                                  executor=self._context.executor)  # fmt: skip
 
 
 def _spread_scales(

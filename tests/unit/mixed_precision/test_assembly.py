@@ -13,6 +13,7 @@ from amctc.ir import Graph, GraphInput, Origin, apply, const, layer_name
 from amctc.mixed_precision.assembly import FLOAT, Assembly
 from amctc.mixed_precision.space import (
     CANDIDATES,
+    HALF,
     INT4,
     INT8,
     Space,
@@ -21,7 +22,7 @@ from amctc.mixed_precision.space import (
     require_candidates,
     space_of,
 )
-from amctc.ops import nn, quant
+from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context
 from amctc.preset import load_preset
 from amctc.substitute import substitute
@@ -31,7 +32,7 @@ from amctc.testing.pass_checks import samples_for
 from amctc.text import print_graph
 from amctc.types import F32, TensorType
 from amctc.verify import verify
-from tests.unit.mixed_precision.networks import LAYERS, chain, samples
+from tests.unit.mixed_precision.networks import LAYERS, OF_CONVOLUTIONS, chain, perceptron, samples
 
 PRESETS = ("fast", "balanced")
 
@@ -80,7 +81,7 @@ def test_whole_drawn_graphs_come_back(graph: Graph) -> None:
 
 def test_every_layer_is_as_assigned() -> None:
     assembly = space(chain()).assembly
-    assert assembly.candidates == dict.fromkeys(LAYERS, CANDIDATES)
+    assert assembly.candidates == dict.fromkeys(LAYERS, OF_CONVOLUTIONS)
     mixed = assembly.assembled({"first": INT8, "second": FLOAT, "third": INT4})
     assert quantized(mixed) == {"first": "i8", "third": "i4"}
     whole = assembly.assembled(assembly.uniform(INT4))
@@ -151,10 +152,10 @@ def test_graphs_that_do_not_correspond_are_refused() -> None:
 def test_refused_candidates() -> None:
     stages, target = load_preset("balanced"), load_profile("ascend910b1")
     assert require_candidates(["w4a8", "f16"], stages, target) == ("f16", "w4a8")
-    with pytest.raises(UsageError, match="no candidate 'w2a8'; candidates are f16, w8a8, w4a8"):
+    with pytest.raises(UsageError, match="no candidate 'w2a8'; candidates are f16, w8a16, w8a8, w4a8"):
         require_candidates(["w2a8"], stages, target)
-    with pytest.raises(UsageError, match="int16 activations are not simulated"):
-        require_candidates(["w8a16"], stages, target)
+    with pytest.raises(UsageError, match=r"'w8a16': ascend310 computes no integer weights under float data \[N21\]"):
+        require_candidates(["w8a16", "w8a8"], stages, load_profile("ascend310"))
     with pytest.raises(UsageError, match="nothing to choose from"):
         require_candidates(["f16"], stages, target)
     with pytest.raises(UsageError, match="preset 'weight-only' places no quantizers"):
@@ -163,7 +164,8 @@ def test_refused_candidates() -> None:
     with pytest.raises(UsageError, match=r"stores no int4 \[N4\]"):
         require_candidates(CANDIDATES, stages, older)
     assert possible_candidates(stages, target) == CANDIDATES
-    assert possible_candidates(stages, older) == ("f16", "w8a8")
+    assert possible_candidates(stages, older) == ("f16", "w8a16", "w8a8")
+    assert possible_candidates(stages, load_profile("ascend310")) == ("f16", "w8a8")
 
 
 def test_a_chip_without_int4_is_among_the_targets() -> None:
@@ -175,3 +177,48 @@ def test_nothing_to_choose() -> None:
     x = GraphInput("x", TensorType(("n", 2), F32))
     with pytest.raises(UsageError, match="no layer can be quantized"):
         space(Graph((x,), (apply(nn.Relu(), x),), ("y",)))
+
+
+def test_layers_whose_rows_have_steps_are_candidates_too() -> None:
+    """int8 is what the preset makes of the layer, with the data rounded row by row where it was told so (N6)."""
+    x = GraphInput("x", TensorType(("N", 4), F32))
+    weight = const(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3))
+    h = apply(nn.MatMul(nn.Relu()), x, weight, name="h", origins=(Origin("one", "MatMul"),))
+    y = apply(nn.MatMul(), h, const(np.eye(3, dtype=np.float32)), name="y", origins=(Origin("two", "MatMul"),))
+    graph = Graph((x,), (y,), ("y",))
+    stages = load_preset("fast").with_options({"place-qdq": {"dynamic": ("one",)}})
+    assembly = space_of(graph, stages, (FLOAT, INT8), Context(samples=samples(graph))).assembly
+    assert assembly.layers == ("one", "two")
+    kinds = [type(op.kind) for op in assembly.assembled({"one": INT8}).ops]
+    assert kinds.count(quant.FakeQuantizeRows) == 1
+    assert quant.Quantize not in kinds
+    whole = stages.quantize.run(graph, Context(samples=samples(graph))).graph
+    assert print_graph(assembly.assembled(assembly.uniform(INT8))) == print_graph(whole)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_integer_weights_under_float_data(preset: str) -> None:
+    """w8a16 of matrix products (N21): no quantizer in front, int8 behind the weight, the preset told so by name."""
+    graph, stages = perceptron(), load_preset(preset)
+    found = space(graph, preset, (FLOAT, HALF, INT8))
+    assert found.assembly.candidates == dict.fromkeys(("one", "two"), (FLOAT, HALF, INT8))
+    mixed = found.assembly.assembled({"one": HALF, "two": INT8})
+    data, weight = ([op.operands[i] for op in mixed.ops if isinstance(op.kind, nn.Layer)] for i in (0, 1))
+    assert [v.producer is not None and isinstance(v.producer.kind, quant.Dequantize) for v in data] == [False, True]
+    assert all(isinstance(v.producer.kind, quant.Dequantize) for v in weight)
+    kinds = {type(op.kind) for op in found.deploy({"one": HALF, "two": INT8}).ops}
+    assert {ascend.WeightQuantMatMul, ascend.MatMul} <= kinds
+    rounding = "quantize-weights" if preset == "fast" else "round-weights"
+    options = found.options({"one": HALF, "two": INT8})
+    assert options["place-qdq"] == {"skip": ("one",)}
+    assert options[rounding] == {"weight_only": ("one",)}
+    whole = found.assembly.uniform(HALF)
+    made = stages.with_options(found.options(whole)).quantize.run(graph, Context(samples=samples(graph))).graph
+    assert print_graph(found.assembly.assembled(whole)) == print_graph(made)
+
+
+def test_a_pool_alone_has_no_weight_to_store() -> None:
+    x = GraphInput("x", TensorType(("n", 2, 4, 4), F32))
+    pool = nn.AveragePool((1, 1), (0, 0, 0, 0), (1, 1), (2, 2))
+    graph = Graph((x,), (apply(pool, x, name="p", origins=(Origin("pool", "AveragePool"),)),), ("y",))
+    assert space(graph).assembly.candidates == {"pool": (FLOAT, INT8)}

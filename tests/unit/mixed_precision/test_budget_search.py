@@ -10,26 +10,26 @@ import pytest
 
 import amctc
 from amctc.errors import UsageError
+from amctc.measurement import Reference, decibels, held_back
 from amctc.mixed_precision.allocation import Allocation, Limits
 from amctc.mixed_precision.budget_search import search
 from amctc.mixed_precision.costs import Budget
-from amctc.mixed_precision.measure import Reference, decibels, held_back
 from amctc.mixed_precision.sensitivities import one_in
-from amctc.mixed_precision.space import CANDIDATES, INT8, Space, space_of
+from amctc.mixed_precision.space import INT8, Space, space_of
 from amctc.pipeline import Context
 from amctc.preset import load_preset
-from tests.unit.mixed_precision.networks import LAYERS, chain, samples
+from tests.unit.mixed_precision.networks import LAYERS, OF_CONVOLUTIONS, chain, perceptron, samples
 
-EVERY = [dict(zip(LAYERS, chosen, strict=True)) for chosen in itertools.product(CANDIDATES, repeat=3)]
+EVERY = [dict(zip(LAYERS, chosen, strict=True)) for chosen in itertools.product(OF_CONVOLUTIONS, repeat=3)]
 Noise = dict[str, dict[str, float]]
 
 
 @pytest.fixture(scope="module")
 def measured() -> tuple[Space, Reference, Noise]:
     calibrating, held = held_back(samples(chain()))
-    space = space_of(chain(), load_preset("fast"), CANDIDATES, Context(samples=calibrating))
+    space = space_of(chain(), load_preset("fast"), OF_CONVOLUTIONS, Context(samples=calibrating))
     reference = Reference(chain(), held, space.target)
-    alone = one_in(space.assembly, reference, CANDIDATES, lambda what, done, total: None)
+    alone = one_in(space.assembly, reference, OF_CONVOLUTIONS, lambda what, done, total: None)
     return space, reference, {n: {"f16": 0.0, **{c: m.noise for c, m in own.items()}} for n, own in alone.items()}
 
 
@@ -152,3 +152,19 @@ def test_refused_models_and_settings(tmp_path: Path) -> None:
         search(chain(), samples(chain()), Budget("bytes", 0.5, True), checkpoint=tmp_path / "c")
     with pytest.raises(UsageError, match="the budgets are none"):
         search(chain(), samples(chain()), preset="fast")
+
+
+def test_integer_weights_under_float_data_are_a_choice_of_their_own(tmp_path: Path) -> None:
+    """Half the bytes of float16 and nearly its numbers: nothing else is best within 0.6 of all in float16."""
+    graph = perceptron()
+    result = search(graph, samples(graph, 32), Budget("bytes", 0.6, True), preset="fast", out=tmp_path / "out")
+    found = result.report.precision
+    assert found is not None
+    assert {layer.layer: layer.chosen for layer in found.layers} == {"one": "w8a16", "two": "w8a16"}
+    assert {layer.name: layer.action for layer in result.report.layers} == dict.fromkeys(("one", "two"), "weight-only")
+    notes = {layer.name: layer.notes for layer in result.report.layers}
+    assert "data left in float: chosen by what was measured" in notes["one"]
+    chosen = next(t for t in found.trials if t.name == "searched")
+    eights = next(t for t in found.trials if set(t.assignment.values()) == {"w8a8"})
+    assert (chosen.sqnr_db > eights.sqnr_db, chosen.bytes <= eights.bytes) == (True, True)
+    assert json.loads((tmp_path / "out" / "front.json").read_text())

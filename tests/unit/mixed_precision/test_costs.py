@@ -9,16 +9,16 @@ import pytest
 
 from amctc.errors import UnsupportedError, UsageError
 from amctc.mixed_precision.costs import Budget, Cost, Resource, cost_of, layer_costs
-from amctc.mixed_precision.space import CANDIDATES, Space, space_of
+from amctc.mixed_precision.space import Space, space_of
 from amctc.pipeline import Context
 from amctc.preset import load_preset
 from amctc.targets import load_profile
-from tests.unit.mixed_precision.networks import LAYERS, chain, samples
+from tests.unit.mixed_precision.networks import LAYERS, OF_CONVOLUTIONS, chain, samples
 
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return space_of(chain(), load_preset("fast"), CANDIDATES, Context(samples=samples(chain())))
+    return space_of(chain(), load_preset("fast"), OF_CONVOLUTIONS, Context(samples=samples(chain())))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_bytes_of_layers_add_up(space: Space) -> None:
     """Exactly, for each of the 27 choices."""
     costs, whole = layer_costs(space, "bytes"), cost_of(space.compiled({}), space.target).bytes
     rest = whole - sum(own["f16"] for own in costs.values())
-    for chosen in itertools.product(CANDIDATES, repeat=3):
+    for chosen in itertools.product(OF_CONVOLUTIONS, repeat=3):
         assignment = dict(zip(LAYERS, chosen, strict=True))
         exact = cost_of(space.compiled(assignment), space.target).bytes
         assert exact == rest + sum(costs[n][c] for n, c in assignment.items())
@@ -60,7 +60,7 @@ def test_bytes_by_hand(space: Space) -> None:
 
 
 def test_times_of_whole_graphs_add_up(space: Space) -> None:
-    for candidate in CANDIDATES:
+    for candidate in OF_CONVOLUTIONS:
         assignment = space.assembly.uniform(candidate)
         exact, costs = cost_of(space.compiled(assignment), space.target), layer_costs(space, "time")
         assert exact.time_us is not None

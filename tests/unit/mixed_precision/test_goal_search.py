@@ -7,9 +7,9 @@ import math
 import pytest
 
 from amctc.errors import UsageError
+from amctc.measurement import Measurement
 from amctc.mixed_precision.goal import Goal
 from amctc.mixed_precision.goal_search import compress_to_goal
-from amctc.mixed_precision.measure import Measurement
 from amctc.mixed_precision.recipe import Recipe
 from amctc.mixed_precision.space import INT8
 from amctc.ops import nn

@@ -10,7 +10,7 @@ import pytest
 from amctc.calibrate.samples import InputSpec, Samples, from_iterable
 from amctc.errors import InputError, UsageError
 from amctc.ir import Graph, GraphInput, apply, const
-from amctc.mixed_precision.measure import Measurement, Reference, decibels, held_back
+from amctc.measurement import Measurement, Reference, decibels, held_back
 from amctc.ops import nn
 from amctc.session import input_specs
 from amctc.targets import load_profile

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from amctc.errors import UsageError
-from amctc.mixed_precision.measure import Reference, held_back
+from amctc.measurement import Reference, held_back
 from amctc.mixed_precision.sensitivities import sensitivity
 from amctc.mixed_precision.space import INT4, INT8, space_of
 from amctc.pipeline import Context

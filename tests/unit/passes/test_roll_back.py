@@ -14,8 +14,8 @@ from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.types import F32, I64, Array, QuantizedType, TensorType
+from amctc_passes.quantize.output_noise import OutputNoise
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
-from amctc_passes.quantize.roll_back import OutputNoise
 
 POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))
 BATCHES = [{"x": np.random.default_rng(i).uniform(-1, 1, (2, 2, 4, 4)).astype(np.float32)} for i in range(4)]
@@ -46,14 +46,14 @@ def floats(graph: Graph) -> list[str]:
 
 def share_of_all(graph: Graph) -> float:
     ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
-    return OutputNoise(graph, ops, Context(samples=BATCHES), 8).share(ops)
+    return OutputNoise(graph, ops, BATCHES, 8, "cpu").share(ops)
 
 
 def test_noise_by_hand() -> None:
     """Rotations keep energy: step² / 12 per element over the energy of uniform numbers, 1/3."""
     graph = chain(0.1, 0.02)
     ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
-    probe = OutputNoise(graph, ops, Context(samples=BATCHES), 8)
+    probe = OutputNoise(graph, ops, BATCHES, 8, "cpu")
     for op, step in zip(ops, (0.1, 0.02), strict=True):
         assert probe.share([op]) == pytest.approx(step**2 / 12 * 3, rel=0.25)  # 256 random numbers
     assert probe.share([]) == 0.0
@@ -102,7 +102,7 @@ def test_outputs_whose_shape_depends_on_the_data() -> None:
     found = apply(nn.Cast(F32), apply(node, scores))
     detector = Graph(graph.inputs, (found, graph.outputs[0]), ("found", "y"))
     ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
-    share = OutputNoise(detector, ops, Context(samples=BATCHES), 8).share(ops)
+    share = OutputNoise(detector, ops, BATCHES, 8, "cpu").share(ops)
     assert share_of_all(graph) / 2 <= share < 1, "the mean over both outputs"
 
 
@@ -168,9 +168,9 @@ def test_whole_batches_are_measured_until_there_are_enough_samples() -> None:
             read.append(number)
             yield batch
 
-    probe = OutputNoise(graph, ops, Context(samples=Once(batches)), 3)
+    probe = OutputNoise(graph, ops, Once(batches), 3, "cpu")
     assert read == [0, 1]
-    two = OutputNoise(graph, ops, Context(samples=BATCHES[:2]), 99)
+    two = OutputNoise(graph, ops, BATCHES[:2], 99, "cpu")
     assert probe.share(ops) == two.share(ops)
 
 
@@ -187,7 +187,26 @@ class Once:
 def test_a_note_says_how_far_the_layer_alone_limits_the_outputs() -> None:
     graph = chain(0.01, 0.3, 0.01)
     noisy = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
-    share = OutputNoise(graph, noisy, Context(samples=BATCHES), 16).share(noisy[1:2])
+    share = OutputNoise(graph, noisy, BATCHES, 16, "cpu").share(noisy[1:2])
     (note,) = run(graph, "sqnr=30.0 budget=0.4").notes
     decibels = f"{-10 * np.log10(share):.1f} dB"
     assert note.text == f"left in float: quantized, it alone limits the outputs to {decibels}"
+
+
+def test_noise_does_not_depend_on_what_is_switched_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Residual sums keep values alive across the places where the network is cut."""
+    x = GraphInput("x", TensorType(("n", 2, 4, 4), F32))
+    y: Value = x
+    for i in range(7):
+        mix = const(np.float32([[0.8, 0.6], [-0.6, 0.8]]).reshape(2, 2, 1, 1))
+        z = apply(POINTWISE, through_quantizer(y, 0.1), mix, origins=(Origin(f"layer{i}", "Conv"),))
+        y = apply(nn.Add(), z, x if i == 5 else y)
+    graph = Graph((x,), (y,), ("y",))
+    ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
+    shares = []
+    for together in (1, 3, 100):
+        monkeypatch.setattr("amctc_passes.quantize.output_noise._TOGETHER", together)
+        probe = OutputNoise(graph, ops, BATCHES, 8, "cpu")
+        shares.append([probe.share(some) for some in ([op] for op in ops)] + [probe.share(ops), probe.share(ops[2:4])])
+    assert shares[0] == shares[1] == shares[2]
+    assert all(share > 0 for share in shares[0])

@@ -46,13 +46,16 @@ def outputs(graph: Graph, batches: list[dict[str, Array]]) -> Array:
     return np.concatenate([evaluate(graph, b, WHOLE_FLOAT)["y"] for b in batches]).astype(np.float64)
 
 
-def layer_of(kind: nn.Layer, shape: tuple[int, ...], data: tuple[int, ...], *, bias: int = 0) -> tuple[Graph, Graph]:
+def layer_of(
+    kind: nn.Layer, shape: tuple[int, ...], data: tuple[int, ...], *, bias: int = 0, step: float = 0.05
+) -> tuple[Graph, Graph]:
     """A layer on quantized data, and the same in float."""
     x = GraphInput("x", TensorType(data, F32))
     rest = (weight(*shape), *((weight(bias),) if bias else ()))
     origins = (Origin("layer", "Conv"),)
     graphs = [
-        Graph((x,), (apply(kind, d, *rest, name="y", origins=origins),), ("y",)) for d in (through_quantizer(x), x)
+        Graph((x,), (apply(kind, d, *rest, name="y", origins=origins),), ("y",))
+        for d in (through_quantizer(x, step), x)
     ]
     return graphs[0], graphs[1]
 
@@ -82,9 +85,9 @@ def test_closer_than_rounding_to_nearest(case: str, bits: int) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_mean_of_every_output_channel_is_kept(case: str) -> None:
-    """What is left of the mean error is the rounding of the bias to float32."""
+    """A quantizer that clips at 1.4 moves the means. What is left of that is the rounding of the bias to float32."""
     kind, shape, data, bias = CASES[case]
-    graph, reference = layer_of(kind, shape, data, bias=bias)
+    graph, reference = layer_of(kind, shape, data, bias=bias, step=0.011)
     batches = smooth(12, *data[1:])
     real, found = (outputs(g, batches) for g in (reference, run(graph, batches).graph))
     axis = nn.result_channel_axis(kind, real.ndim)
@@ -206,7 +209,7 @@ def test_scales_are_searched_for_four_bits_only(case: str) -> None:
     kind, shape, data, bias = FOUR[case]
     graph, reference = layer_of(kind, shape, data, bias=bias)
     batches = smooth(40, *data[1:])
-    plain, searched = (run(graph, batches, f"round-weights{{bits=4 compensate=false{o}}}").graph
+    plain, searched = (run(graph, batches, f"round-weights{{bits=4 compensate=false correct-bias=false{o}}}").graph
                        for o in (" scales=1", ""))  # fmt: skip
     assert (weight_type(searched).scale_array <= weight_type(plain).scale_array).all()
     assert weight_type(searched).scales != weight_type(plain).scales
@@ -267,7 +270,7 @@ def test_ends_in_eight_bits() -> None:
         value = apply(nn.MatMul(), through_quantizer(value), weight(4, 4), origins=(Origin(name, "MatMul"),))
     graph = Graph((x,), (value,), ("y",))
     batches = [{"x": RNG.normal(size=(8, 4)).astype(np.float32)}]
-    result = run(graph, batches, "round-weights{bits=4 ends-int8}")
+    result = run(graph, batches, "round-weights{bits=4 ends-int8 correct-bias=false}")
     stored = [op.operands[1].producer.operands[0].type.elem.storage for op in result.graph.ops
               if isinstance(op.kind, nn.MatMul)]  # fmt: skip
     assert stored == [I8, I4, I8]
@@ -305,3 +308,58 @@ def test_a_run_with_searched_scales_goes_on_where_it_was_killed(tmp_path: Path) 
     resumed = Pipeline.parse("round-weights{bits=4}").run(graph, context)
     assert print_graph(resumed.graph) == print_graph(whole.graph)
     assert (outputs(resumed.graph, batches) == outputs(whole.graph, batches)).all()
+
+
+def held_apart(choosing: Array, judging: Array) -> list[dict[str, Array]]:
+    """Samples of which every fourth, which judges, is one of ``judging``, and the others are of ``choosing``."""
+    count = 4 * len(judging)
+    rows = np.stack([judging[i // 4] if i % 4 == 3 else choosing[i - i // 4] for i in range(count)])
+    return [{"x": rows[i : i + 6].astype(np.float32)} for i in range(0, count, 6)]
+
+
+def test_rounding_that_does_not_hold_is_undone() -> None:
+    """Samples that choose lie along (1, 1), so errors of two weights cancel; those held back lie along (1, -1)."""
+    w, size = np.float32([[0.45], [0.45], [127.0]]), RNG.uniform(0.5, 1.0, size=(48, 1))
+    x = GraphInput("x", TensorType((6, 3), F32))
+    product = apply(nn.Gemm(), through_quantizer(x, 0.01), const(w), name="y", origins=(Origin("layer", "Gemm"),))
+    graph, text = Graph((x,), (product,), ("y",)), "round-weights{correct-bias=false}"
+    same, opposite = size * [1.0, 1.0, 0.0], size * [1.0, -1.0, 0.0]
+
+    def integers(result: PipelineResult) -> list[int]:
+        stored = result.graph.outputs[0].producer.operands[1].producer.operands[0]
+        return constant_data(stored).read().ravel().tolist()
+
+    kept, undone = run(graph, held_apart(same[:36], same[36:]), text), run(graph, held_apart(same, opposite[:12]), text)
+    assert sorted(integers(kept)) == [0, 1, 127], "0.45 + 0.45 in steps of 1 is nearest to 0 + 1"
+    assert integers(undone) == [0, 0, 127]
+    assert [n.text for n in kept.notes] == []
+    assert [n.layer for n in undone.notes] == ["layer"]
+    assert undone.notes[0].text.startswith("weights rounded to nearest: ")
+
+
+@pytest.mark.parametrize("shifts", [(1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, -1.0, 1.0, -1.0)])
+def test_a_correction_that_does_not_hold_is_undone(shifts: tuple[float, ...]) -> None:
+    """A quantizer that clips at 1.27 takes 0.73 from 2, 0.73 from -2 towards zero, and nothing from 0; by folds."""
+    x = GraphInput("x", TensorType((4, 1), F32))
+    product = apply(nn.Gemm(), through_quantizer(x, 0.01), const(np.float32([[1.0]])), const(np.float32([0.5])))
+    result = run(Graph((x,), (product,), ("y",)), [{"x": 2.0 * np.float32(shifts)[:, None]}])
+    bias = constant_data(result.graph.outputs[0].producer.operands[2]).read()
+    lost = np.mean(shifts) * (2.0 - 1.27)
+    if lost:
+        np.testing.assert_allclose(bias, [0.5 + lost], rtol=1e-5)
+        assert not result.notes
+    else:
+        assert bias.tolist() == [0.5]
+        assert [n.text.partition(":")[0] for n in result.notes] == ["bias left as it was"]
+
+
+def test_remarks_are_those_of_the_run_that_is_resumed(tmp_path: Path) -> None:
+    x = GraphInput("x", TensorType((4, 1), F32))
+    product = apply(nn.Gemm(), through_quantizer(x, 0.01), const(np.float32([[1.0]])))
+    graph, batches = Graph((x,), (product,), ("y",)), [{"x": np.float32([[2.0], [-2.0], [2.0], [-2.0]])}]
+    notes = []
+    for _ in range(2):
+        context = Context(samples=batches, checkpoint=Checkpoint(tmp_path / "kept", {"work": "same"}, interval=0))
+        notes.append(Pipeline.parse("round-weights").run(graph, context).notes)
+    assert notes[0] == notes[1]
+    assert len(notes[0]) == 1

@@ -35,7 +35,7 @@ class Measurement:
     ``noise`` is the energy of the difference over that of the signal, ``mse`` its mean square, ``kl`` the mean
     Kullback-Leibler divergence in nats of softmax outputs, float before model; each the mean over the outputs. Shares
     are of samples and of the first output: ``agreement`` has the same largest element, ``top1`` is right by the labels.
-    ``score`` is the user's evaluator's.
+    ``score`` is the user's evaluator's. ``by_sample`` tells which samples the noise is of: its mean is ``noise``.
     """
 
     noise: float
@@ -45,6 +45,7 @@ class Measurement:
     agreement: float | None
     top1: float | None = None
     score: float | None = None
+    by_sample: tuple[float, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
@@ -103,6 +104,7 @@ class Reference:
         errors = {n: ErrorStatistics() for n in self._outputs}
         divergence, counts = dict.fromkeys(self._outputs, 0.0), _Counts()
         labels, seen = self._samples.labels, 0
+        energies: dict[str, list[Array]] = {n: [] for n in self._outputs}
         for feeds, expected, actual in zip(self._samples, self._expected, outputs(), strict=True):
             size = batch_length(feeds)
             for name in self._outputs:
@@ -110,9 +112,11 @@ class Reference:
                 if a.shape == b.shape:  # a number of detections says nothing about noise
                     errors[name] = errors[name].updated_where_finite(a, b)
                     divergence[name] += _divergence(sample_rows(a, size), sample_rows(b, size))
+                energies[name].append(_noise_energies(a, b, size))
             first = (expected[self._outputs[0]], actual[self._outputs[0]])
             counts.add(*first, size, None if labels is None else labels[seen : seen + size])
             seen += size
+        by_sample = [np.concatenate(energies[n]) * seen / (e.signal_energy or 1.0) for n, e in errors.items()]
         score = None
         if self._evaluator is not None:
             score = evaluate(session, self._samples, evaluator=self._evaluator).score
@@ -122,6 +126,7 @@ class Reference:
             mse=_mean(e.mse for e in errors.values()), cosine=_mean(e.cosine for e in errors.values()),
             kl=_mean(d / seen for d in divergence.values()),
             agreement=counts.agreement, top1=counts.top1, score=score,
+            by_sample=tuple(np.mean(by_sample, axis=0).tolist()),
         )  # fmt: skip
 
 
@@ -163,6 +168,18 @@ def _divergence(expected: Array, actual: Array) -> float:
         return math.inf
     p, q = log_softmax(expected, axis=1), log_softmax(actual, axis=1)
     return float((np.exp(p) * (p - q)).sum())
+
+
+def _noise_energies(expected: Array, actual: Array, size: int) -> Array:
+    """Σ (a - b)² for each of ``size`` samples, where a is finite; shared by all where there is no row for each."""
+    if expected.shape != actual.shape:
+        return np.zeros(size)
+    rows = sample_rows(expected, size)
+    finite = np.isfinite(rows)
+    with np.errstate(invalid="ignore"):
+        found = np.square(sample_rows(actual, size) - rows, where=finite, out=np.zeros(rows.shape)).sum(axis=1)
+    found = np.where(np.isnan(found), math.inf, found)
+    return np.asarray(found if len(found) == size else np.full(size, found.sum() / size))
 
 
 def _mean(numbers: Iterator[float]) -> float:
