@@ -164,9 +164,10 @@ def test_products_of_rows_use_cube_and_vector_unit() -> None:
     assert (quantizer.op_name, quantizer.cube_cycles, quantizer.vector_cycles) == ("ascend.dynamic_quant", 0, 3 * 67)
     assert (product.cube_cycles, product.vector_cycles) == (134 * 2, 3 * 134)
     assert quantizer.bytes == 6400 * 64 * (2 + 1) + value_bytes(steps.type)
-    assert product.bytes == 6400 * 64 + 64 * 128 + value_bytes(steps.type) + 2 * value_bytes(
-        TensorType((128,), F32)
-    ) + 6400 * 128 * 2
+    assert (
+        product.bytes
+        == 6400 * 64 + 64 * 128 + value_bytes(steps.type) + 2 * value_bytes(TensorType((128,), F32)) + 6400 * 128 * 2
+    )
 
 
 def test_weight_only_product() -> None:

@@ -12,7 +12,7 @@ from amctc.ir import Op, Value, apply, const, constant_data, layer_name, with_op
 from amctc.ops import nn, onnx
 from amctc.types import F32, I8, Array, QuantizedType
 from amctc_passes.facts import is_quantized, quantized_type, stored_under
-from amctc_passes.quantize.weights_beside_layers import RECURRENT
+from amctc_passes.weights.weights_beside_layers import RECURRENT
 
 
 def looked_up(op: Op, indices: Value | None) -> Value | None:

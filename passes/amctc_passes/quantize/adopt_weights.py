@@ -28,7 +28,7 @@ from amctc_passes.facts import (
 )
 from amctc_passes.quantize.layers import accumulator_scales, integer_obstacle
 from amctc_passes.quantize.stored_forms import activation_obstacle, bias_obstacle, weight_obstacle
-from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
+from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight
 
 
 @register

@@ -30,8 +30,8 @@ from amctc_passes.facts import (
 )
 from amctc_passes.quantize.float_twins import FloatTwin, float_twins, real_contents
 from amctc_passes.quantize.layer_errors import BIAS, NONE, SCALE, Correction, layer_errors
-from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
 from amctc_passes.quantize.layers import layers
+from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
 
 
 @register

@@ -16,7 +16,7 @@ from amctc.ops import nn
 from amctc.types import Array
 from amctc_passes.quantize.float_twins import FloatTwin
 from amctc_passes.quantize.held_back import held_columns
-from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
+from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
 
 Float64Array = npt.NDArray[np.float64]
 

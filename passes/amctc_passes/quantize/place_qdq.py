@@ -21,8 +21,8 @@ from amctc.types import QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, stands_for_integers
 from amctc_passes.quantize.layers import matching, quantized_name, row_obstacle
 from amctc_passes.quantize.points import Point, QuantizableOp, quantizable_ops
-from amctc_passes.quantize.ranges import STORAGE, Method, Scheme
 from amctc_passes.quantize.sharing import Share, range_groups
+from amctc_passes.ranges.ranges import STORAGE, Method, Scheme
 
 
 @register

@@ -15,8 +15,8 @@ from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED
 from amctc_passes.quantize.layers import layers
-from amctc_passes.quantize.output_noise import OutputNoise
 from amctc_passes.quantize.reference import before_quantizer
+from amctc_passes.ranges.output_noise import OutputNoise
 
 _WORTH, _OUT_OF_PROPORTION = 0.05, 2.0
 

@@ -15,7 +15,8 @@ ALL = np.ones((2, 4), np.bool_)
 
 def test_a_shift_is_the_offset() -> None:
     seen = RNG.integers(-9, 10, (2, 4)).astype(np.float64)
-    np.testing.assert_array_equal(fitted_offsets(seen + [[0.5], [-2.0]], seen, ALL), [0.5, -2.0])
+    moved = seen + np.array([[0.5], [-2.0]])
+    np.testing.assert_array_equal(fitted_offsets(moved, seen, ALL), [0.5, -2.0])
 
 
 def test_a_scale_is_the_gain() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.ops import nn
 from amctc.types import F32, TensorType
-from amctc_passes.quantize.blocks import Block, blocks_of
 from amctc_passes.quantize.layers import layers
+from amctc_passes.reconstruct.blocks import Block, blocks_of
 
 X = GraphInput("x", TensorType(("N", 4), F32))
 

@@ -11,7 +11,7 @@ import pytest
 from amctc.ir import Graph, GraphInput, Value, apply, build, const
 from amctc.ops import nn
 from amctc.types import F32, TensorType
-from amctc_passes.quantize.channels import ChannelClasses, channel_classes, contracted
+from amctc_passes.balance.channels import ChannelClasses, channel_classes, contracted
 
 WINDOW = (1, 1), (0, 0, 0, 0), (1, 1)
 POINTWISE = nn.Conv(*WINDOW)

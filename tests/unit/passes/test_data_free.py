@@ -17,7 +17,7 @@ from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.types import F32, Array, TensorType
-from amctc_passes.quantize.batch_norm_statistics import channel_statistics
+from amctc_passes.ranges.batch_norm_statistics import channel_statistics
 
 RNG = np.random.default_rng(3)
 POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))

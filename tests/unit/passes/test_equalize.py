@@ -17,7 +17,7 @@ from amctc.onnx_bridge.runtime import WHOLE_FLOAT
 from amctc.ops import nn
 from amctc.pipeline import Context, Pipeline
 from amctc.types import F32, Array, TensorType
-from amctc_passes.quantize.channels import homogeneous
+from amctc_passes.balance.channels import homogeneous
 
 RNG = np.random.default_rng(21)
 POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))

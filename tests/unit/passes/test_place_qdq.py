@@ -9,7 +9,7 @@ from amctc.errors import UsageError
 from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.ops import nn, quant
 from amctc.types import F16, F32, I4, I8, I16, Array, QuantizedType, ScalarType, TensorType
-from amctc_passes.quantize.ranges import below_relu6, relu6_is_relu
+from amctc_passes.ranges.ranges import below_relu6, relu6_is_relu
 
 RNG = np.random.default_rng(12)
 IMAGE = GraphInput("x", TensorType(("N", 2, 4, 4), F32))

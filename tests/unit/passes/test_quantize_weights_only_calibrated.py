@@ -16,7 +16,7 @@ from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.text import print_graph
 from amctc.types import F32, Array, TensorType
-from amctc_passes.quantize import calibrated_weights, salient_channels
+from amctc_passes.weights import calibrated_weights, salient_channels
 
 RNG = np.random.default_rng(101)
 METHODS = ("gptq", "awq", "best")

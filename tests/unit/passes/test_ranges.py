@@ -8,7 +8,7 @@ import pytest
 from amctc.intervals import Interval
 from amctc.numerics.histogram import Histogram
 from amctc.ops import quant
-from amctc_passes.quantize.ranges import Scheme, relu6_is_relu
+from amctc_passes.ranges.ranges import Scheme, relu6_is_relu
 
 MIN_MAX = Scheme(8, False, "min-max", 99.99)
 

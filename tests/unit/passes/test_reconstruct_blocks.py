@@ -16,9 +16,9 @@ from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.testing import check_pass
 from amctc.text import print_graph
 from amctc.types import F32, I4, I8, I32, Array, QuantizedType, TensorType
-from amctc_passes.quantize import reconstruct_blocks
 from amctc_passes.quantize.float_twins import FloatTwin, real_contents
-from amctc_passes.quantize.rounding_starts import Learned, rounding_start, within_int32
+from amctc_passes.reconstruct import reconstruct_blocks
+from amctc_passes.reconstruct.rounding_starts import Learned, rounding_start, within_int32
 
 RNG = np.random.default_rng(91)
 DATA_STEP, STEP = 2.0**-4, 2.0**-3
@@ -186,7 +186,7 @@ def test_the_contract_on_drawn_graphs() -> None:
 
 
 def test_the_package_is_not_imported_before_it_is_needed() -> None:
-    code = "import sys, amctc_passes.quantize.reconstruct_blocks; sys.exit('torch' in sys.modules)"
+    code = "import sys, amctc_passes.reconstruct.reconstruct_blocks; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": ":".join(sys.path)}).returncode
         == 0

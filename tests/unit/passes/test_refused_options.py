@@ -12,18 +12,18 @@ from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.ops import nn
 from amctc.pipeline import Context, Pipeline
 from amctc.types import F32, TensorType
+from amctc_passes.balance.equalize import Equalize
 from amctc_passes.compress.mask_n_of_m import MaskNOfM
 from amctc_passes.compress.mask_weights import MaskWeights
 from amctc_passes.compress.plans import Criterion
 from amctc_passes.compress.split_low_rank import SplitLowRank
 from amctc_passes.lower.legalize import Legalize
-from amctc_passes.quantize.equalize import Equalize
-from amctc_passes.quantize.observe import Observe
 from amctc_passes.quantize.place_qdq import PlaceQdq
-from amctc_passes.quantize.quantize_weights import QuantizeWeights
-from amctc_passes.quantize.quantize_weights_only import QuantizeWeightsOnly
 from amctc_passes.quantize.roll_back import RollBack
-from amctc_passes.quantize.round_weights import RoundWeights
+from amctc_passes.ranges.observe import Observe
+from amctc_passes.weights.quantize_weights import QuantizeWeights
+from amctc_passes.weights.quantize_weights_only import QuantizeWeightsOnly
+from amctc_passes.weights.round_weights import RoundWeights
 
 REFUSED: tuple[tuple[Callable[[], object], str], ...] = (
     (lambda: MaskWeights(sparsity=1.0), "sparsity=1.0 is not at least 0 and below 1"),

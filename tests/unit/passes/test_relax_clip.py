@@ -13,7 +13,7 @@ from amctc.kernels.tables import ORACLE
 from amctc.ops import ascend, nn, quant
 from amctc.pipeline import Context, Pipeline
 from amctc.types import F32, I16, Array, QuantizedType, TensorType
-from amctc_passes.quantize.ranges import below_relu6
+from amctc_passes.ranges.ranges import below_relu6
 
 X = GraphInput("x", TensorType((1, 2, 3, 3), F32))
 SIX = nn.Clip(0.0, 6.0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amctc.ir import const, constant_data
-from amctc_passes.quantize import rescaled
+from amctc_passes.balance import rescaled
 
 RNG = np.random.default_rng(0)
 SHAPES = [

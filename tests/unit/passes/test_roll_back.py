@@ -14,8 +14,8 @@ from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.types import F32, I64, Array, QuantizedType, TensorType
-from amctc_passes.quantize.output_noise import OutputNoise
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
+from amctc_passes.ranges.output_noise import OutputNoise
 
 POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))
 BATCHES = [{"x": np.random.default_rng(i).uniform(-1, 1, (2, 2, 4, 4)).astype(np.float32)} for i in range(4)]
@@ -205,7 +205,7 @@ def test_noise_does_not_depend_on_what_is_switched_together(monkeypatch: pytest.
     ops = [op for op in graph.ops if isinstance(op.kind, nn.Conv)]
     shares = []
     for together in (1, 3, 100):
-        monkeypatch.setattr("amctc_passes.quantize.output_noise._TOGETHER", together)
+        monkeypatch.setattr("amctc_passes.ranges.output_noise._TOGETHER", together)
         probe = OutputNoise(graph, ops, BATCHES, 8, "cpu")
         shares.append([probe.share(some) for some in ([op] for op in ops)] + [probe.share(ops), probe.share(ops[2:4])])
     assert shares[0] == shares[1] == shares[2]

@@ -15,7 +15,7 @@ from amctc.testing.strategies import op_graphs
 from amctc.testing.violations import explore
 
 torch = pytest.importorskip("torch", reason="the extra 'reconstruct' is not installed")
-from amctc_passes.quantize.torch_ops import TRANSLATIONS, computed, tensor, untranslated  # noqa: E402
+from amctc_passes.reconstruct.torch_ops import TRANSLATIONS, computed, tensor, untranslated  # noqa: E402
 
 KINDS = [kind for kind in TRANSLATIONS if kind not in (Constant, quant.Quantize, quant.Dequantize)]
 EPSILON = 2.0**-23

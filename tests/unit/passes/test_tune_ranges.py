@@ -12,10 +12,10 @@ from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.targets import DEFAULT_TARGET, load_profile
 from amctc.types import F32, Array, QuantizedType, TensorType
 from amctc_passes.facts import quantized_type
-from amctc_passes.quantize.headroom import fits_accumulator
-from amctc_passes.quantize.noise_at_layers import NoiseAtLayers
-from amctc_passes.quantize.noise_at_outputs import NoiseAtOutputs
-from amctc_passes.quantize.quantized_tensors import QuantizedTensor, quantized_tensors
+from amctc_passes.ranges.headroom import fits_accumulator
+from amctc_passes.ranges.noise_at_layers import NoiseAtLayers
+from amctc_passes.ranges.noise_at_outputs import NoiseAtOutputs
+from amctc_passes.ranges.quantized_tensors import QuantizedTensor, quantized_tensors
 
 RNG = np.random.default_rng(5)
 POINTWISE = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))

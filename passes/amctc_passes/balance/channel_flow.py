@@ -11,7 +11,7 @@ import numpy as np
 from amctc.ir import Op, Value, constant_data
 from amctc.ops import nn
 from amctc.schema import OpKind
-from amctc_passes.quantize.channels import ChannelClasses, Channels, homogeneous
+from amctc_passes.balance.channels import ChannelClasses, Channels, homogeneous
 
 Flow = Callable[[ChannelClasses, Op], bool]
 """Gives the result its channels; ``False`` where a factor cannot pass, so that the operands must be pinned."""

@@ -23,11 +23,11 @@ from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import I4, Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED
-from amctc_passes.quantize.held_rounding import better_held_back, mean_shift, rounded_to_nearest
-from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
-from amctc_passes.quantize.layer_moments import Moments, float_means, layer_moments
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
-from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight, narrowable
+from amctc_passes.weights.held_rounding import better_held_back, mean_shift, rounded_to_nearest
+from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
+from amctc_passes.weights.layer_moments import Moments, float_means, layer_moments
+from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight, narrowable
 
 Float64Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int8]

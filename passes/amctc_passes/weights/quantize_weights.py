@@ -14,7 +14,7 @@ from amctc.numerics.linear import quantize_weight
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED
-from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
+from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight
 
 
 @register

@@ -13,7 +13,7 @@ from amctc.ir import Graph, Op, Value, apply, const, constant_data
 from amctc.ops import nn
 from amctc.substitute import convert
 from amctc.types import Array
-from amctc_passes.quantize.channels import ChannelClasses, contracted
+from amctc_passes.balance.channels import ChannelClasses, contracted
 from amctc_patterns.layers import per_input_channel, per_output_channel
 
 Factors = npt.NDArray[np.float64]

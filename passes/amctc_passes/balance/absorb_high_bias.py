@@ -21,8 +21,8 @@ from amctc.pattern import NoMatch
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import Array
+from amctc_passes.balance.channels import rescalable
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
-from amctc_passes.quantize.channels import rescalable
 from amctc_passes.quantize.layers import layers
 from amctc_patterns.layers import (
     channel_bias,

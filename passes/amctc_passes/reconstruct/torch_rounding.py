@@ -21,10 +21,10 @@ from torch import Tensor
 from amctc.ir import Op, Value
 from amctc.numerics.adaround import BETA, WARM_START
 from amctc.types import Array
-from amctc_passes.quantize.block_data import ROWS, Examples, Numbers
-from amctc_passes.quantize.blocks import Block
-from amctc_passes.quantize.rounding_starts import Learned, Start
-from amctc_passes.quantize.torch_ops import Parameters, computed, spread, tensor
+from amctc_passes.reconstruct.block_data import ROWS, Examples, Numbers
+from amctc_passes.reconstruct.blocks import Block
+from amctc_passes.reconstruct.rounding_starts import Learned, Start
+from amctc_passes.reconstruct.torch_ops import Parameters, computed, spread, tensor
 
 RATE, BIAS_RATE = 0.05, 0.002
 """Learning rates of Adam: of v, and of biases in units of the spread of their layer's output."""

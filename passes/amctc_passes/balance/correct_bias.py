@@ -19,11 +19,11 @@ from amctc.pattern import NoMatch
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import Array
+from amctc_passes.balance.channels import rescalable
 from amctc_passes.facts import TWO_OF_FOUR, UNQUANTIZED
-from amctc_passes.quantize.batch_norm_statistics import channel_statistics
-from amctc_passes.quantize.channels import rescalable
-from amctc_passes.quantize.layer_inputs import contraction_of
 from amctc_passes.quantize.layers import layers, matching, names
+from amctc_passes.ranges.batch_norm_statistics import channel_statistics
+from amctc_passes.weights.layer_inputs import contraction_of
 from amctc_patterns.layers import input_channel_axis, per_output_channel, with_affine_result
 
 Float64Array = npt.NDArray[np.float64]

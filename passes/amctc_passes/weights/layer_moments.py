@@ -17,8 +17,8 @@ from amctc.numerics.parted_gram import parts_of
 from amctc.pipeline import Context
 from amctc.types import Array
 from amctc_passes.quantize.held_back import FoldMeans, held_columns
-from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
+from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -14,10 +14,10 @@ from amctc.ir import Graph, Op, Value, const, with_operands
 from amctc.pipeline import Batch
 from amctc.types import Array
 from amctc_passes.facts import is_quantized
-from amctc_passes.quantize.blocks import Block
 from amctc_passes.quantize.float_twins import FloatTwin, saturated
-from amctc_passes.quantize.layer_inputs import last_readers
 from amctc_passes.quantize.reference import before_quantizer
+from amctc_passes.reconstruct.blocks import Block
+from amctc_passes.weights.layer_inputs import last_readers
 
 Numbers = npt.NDArray[np.int64]
 

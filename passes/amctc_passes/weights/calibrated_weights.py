@@ -16,7 +16,7 @@ from amctc.pipeline import Context
 from amctc.substitute import convert
 from amctc.types import Array
 from amctc_passes.quantize.held_back import SplitGram
-from amctc_passes.quantize.layer_inputs import LayerInputs, contraction_of
+from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
 
 METHODS = ("nearest", "clip", "gptq", "clip and gptq")
 Store = Callable[[Op, tuple[Value | None, ...], RoundedWeight, BlockScheme], tuple[Value, ...]]

@@ -10,8 +10,8 @@ from amctc.numerics.bias import has_headroom, quantize_bias
 from amctc.ops import nn
 from amctc.types import QuantizedType
 from amctc_passes.facts import quantized_type, stored_under
-from amctc_passes.quantize.layer_inputs import contraction_of
 from amctc_passes.quantize.layers import accumulator_scales
+from amctc_passes.weights.layer_inputs import contraction_of
 
 
 def fits_accumulator(op: Op, data: QuantizedType) -> bool:

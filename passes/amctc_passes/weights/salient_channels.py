@@ -13,11 +13,11 @@ from amctc.numerics.parted_gram import PartedGram
 from amctc.numerics.weight_only_search import BlockScheme, channel_magnitudes, salience_factors, scaled_loss
 from amctc.pipeline import Context
 from amctc.types import Array
-from amctc_passes.quantize.calibrated_weights import weight_matrix
-from amctc_passes.quantize.channels import ChannelClasses, channel_classes, contracted
+from amctc_passes.balance.channels import ChannelClasses, channel_classes, contracted
+from amctc_passes.balance.rescaled import Factors, rescaled_graph
 from amctc_passes.quantize.held_back import SplitGram
-from amctc_passes.quantize.layer_inputs import contraction_of
-from amctc_passes.quantize.rescaled import Factors, rescaled_graph
+from amctc_passes.weights.calibrated_weights import weight_matrix
+from amctc_passes.weights.layer_inputs import contraction_of
 
 Numbers = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]

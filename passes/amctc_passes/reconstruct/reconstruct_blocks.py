@@ -28,12 +28,12 @@ from amctc_passes.facts import (
     quantized_type,
     stored_under,
 )
-from amctc_passes.quantize.block_data import BlockData, Examples, float_values
-from amctc_passes.quantize.blocks import Block, blocks_of
 from amctc_passes.quantize.float_twins import FloatTwin, float_twins, real_contents
 from amctc_passes.quantize.held_back import held
 from amctc_passes.quantize.layers import layers
-from amctc_passes.quantize.rounding_starts import Learned, Start, rounding_start, within_int32
+from amctc_passes.reconstruct.block_data import BlockData, Examples, float_values
+from amctc_passes.reconstruct.blocks import Block, blocks_of
+from amctc_passes.reconstruct.rounding_starts import Learned, Start, rounding_start, within_int32
 
 EXTRA = "reconstruct"
 """The extra of this package that installs PyTorch."""
@@ -112,7 +112,7 @@ class _Walk:
         self, options: ReconstructBlocks, graph: Graph, twins: Mapping[Op, FloatTwin], starts: Mapping[Op, Start],
         context: Context,
     ) -> None:  # fmt: skip
-        from amctc_passes.quantize.torch_ops import untranslated
+        from amctc_passes.reconstruct.torch_ops import untranslated
 
         self._options, self._graph, self._starts, self._context = options, graph, starts, context
         self._blocks: list[Block] = []
@@ -129,7 +129,7 @@ class _Walk:
         self._learned: dict[Op, Learned] = {}
 
     def run(self) -> Graph:
-        from amctc_passes.quantize.torch_rounding import deterministic
+        from amctc_passes.reconstruct.torch_rounding import deterministic
 
         with deterministic():
             return convert(self._graph, self._converted)
@@ -147,7 +147,7 @@ class _Walk:
 
     def _learn(self, block: Block, examples: Examples) -> None:
         """Keep what ``block`` learns, if its output comes nearer for samples held back; if there are none, for all."""
-        from amctc_passes.quantize.torch_rounding import BlockLearner
+        from amctc_passes.reconstruct.torch_rounding import BlockLearner
 
         starts = {op: self._starts[op] for op in block.layers}
         numbers = np.arange(len(examples))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from amctc.numerics.linear import storage_range
 from amctc_passes.quantize.held_back import FoldMeans
-from amctc_passes.quantize.layer_moments import Part
+from amctc_passes.weights.layer_moments import Part
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from amctc.ops import nn, onnx
 from amctc.pipeline import Context
 from amctc.substitute import convert
 from amctc.types import F32, I8, QuantizedType
-from amctc_passes.quantize.weight_types import dequantized_weight
+from amctc_passes.weights.weight_types import dequantized_weight
 
 SHORTEST = 8
 """Elements that share a scale, at least: fewer int8 numbers and a float32 scale take more than float16 would."""

@@ -12,8 +12,8 @@ from amctc.ops import quant
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import substitute
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
-from amctc_passes.quantize.batch_norm_statistics import channel_statistics
 from amctc_passes.quantize.points import quantizable_ops
+from amctc_passes.ranges.batch_norm_statistics import channel_statistics
 
 
 @register

@@ -96,7 +96,7 @@ class ChannelClasses:
 
 def channel_classes(graph: Graph) -> ChannelClasses:
     """The channels of ``graph`` that can be rescaled, found in one walk; graph outputs are pinned."""
-    from amctc_passes.quantize.channel_flow import FLOW, unchanged  # those rules are written in terms of this module
+    from amctc_passes.balance.channel_flow import FLOW, unchanged  # those rules are written in terms of this module
 
     found, shared = ChannelClasses(), _layers_with_shared_weights(graph)
     for op in graph.ops:

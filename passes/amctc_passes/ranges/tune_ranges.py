@@ -18,14 +18,14 @@ from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, is_quantized
-from amctc_passes.quantize.headroom import fits_accumulator
 from amctc_passes.quantize.held_back import EVERY
 from amctc_passes.quantize.layers import layers
-from amctc_passes.quantize.noise_at_layers import NoiseAtLayers
-from amctc_passes.quantize.noise_at_outputs import NoiseAtOutputs
-from amctc_passes.quantize.quantized_tensors import QuantizedTensor, quantized_tensors
-from amctc_passes.quantize.range_noise import Noise, RangeNoise
-from amctc_passes.quantize.ranges import type_of_range
+from amctc_passes.ranges.headroom import fits_accumulator
+from amctc_passes.ranges.noise_at_layers import NoiseAtLayers
+from amctc_passes.ranges.noise_at_outputs import NoiseAtOutputs
+from amctc_passes.ranges.quantized_tensors import QuantizedTensor, quantized_tensors
+from amctc_passes.ranges.range_noise import Noise, RangeNoise
+from amctc_passes.ranges.ranges import type_of_range
 
 MOST_MACS = 2e12
 """Work for all runs of the network, a few minutes on a core; beyond it samples are cut, not below two held back."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from amctc.calibrate.axes import batch_length
 from amctc.types import Array, QuantizedType
-from amctc_passes.quantize.quantized_tensors import QuantizedTensor
+from amctc_passes.ranges.quantized_tensors import QuantizedTensor
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from amctc.substitute import convert
 from amctc.types import Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, is_quantized
 from amctc_passes.quantize.layers import is_constant, layers, matching, names
-from amctc_passes.quantize.weight_types import WeightScheme, dequantized_weight
+from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight
 
 
 def _integer_weight(graph: Graph) -> str | None:

@@ -17,10 +17,10 @@ from amctc.pipeline import Context
 from amctc.types import Array, QuantizedType
 from amctc_passes.facts import quantized_type, stored_under
 from amctc_passes.quantize.held_back import held
-from amctc_passes.quantize.layer_inputs import contraction_of
 from amctc_passes.quantize.layers import is_constant
-from amctc_passes.quantize.quantized_tensors import QuantizedTensor
-from amctc_passes.quantize.range_noise import Float64Array, Noise, energy, first_samples, mean_share
+from amctc_passes.ranges.quantized_tensors import QuantizedTensor
+from amctc_passes.ranges.range_noise import Float64Array, Noise, energy, first_samples, mean_share
+from amctc_passes.weights.layer_inputs import contraction_of
 
 
 class NoiseAtLayers:

@@ -18,10 +18,10 @@ from amctc.pipeline import Context
 from amctc.substitute import convert
 from amctc.types import Array, QuantizedType
 from amctc_passes.quantize.held_back import held
-from amctc_passes.quantize.output_noise import behind
 from amctc_passes.quantize.points import Point
-from amctc_passes.quantize.quantized_tensors import QuantizedTensor
-from amctc_passes.quantize.range_noise import Float64Array, Noise, energy, first_samples, mean_share
+from amctc_passes.ranges.output_noise import behind
+from amctc_passes.ranges.quantized_tensors import QuantizedTensor
+from amctc_passes.ranges.range_noise import Float64Array, Noise, energy, first_samples, mean_share
 
 MATTERS = 0.01
 """The share of all noise from which on the range of a tensor is worth searching."""

@@ -28,12 +28,12 @@ from amctc_passes.facts import (
     is_quantized,
     stands_for_integers,
 )
-from amctc_passes.quantize.calibrated_weights import CalibratedWeights
-from amctc_passes.quantize.layer_inputs import contraction_of
 from amctc_passes.quantize.layers import float_data_obstacle, int4_obstacle, layers, matching, names
-from amctc_passes.quantize.salient_channels import scaled_inputs
-from amctc_passes.quantize.weight_types import dequantized_weight
-from amctc_passes.quantize.weights_beside_layers import GATES, ROWS, WeightSlot, weight_slots, with_integer_weights
+from amctc_passes.weights.calibrated_weights import CalibratedWeights
+from amctc_passes.weights.layer_inputs import contraction_of
+from amctc_passes.weights.salient_channels import scaled_inputs
+from amctc_passes.weights.weight_types import dequantized_weight
+from amctc_passes.weights.weights_beside_layers import GATES, ROWS, WeightSlot, weight_slots, with_integer_weights
 
 
 @register

@@ -16,11 +16,11 @@ from amctc.ir import Graph, Op, Value, layer_name
 from amctc.numerics.equalization import ChannelWidths, equalizing_factors
 from amctc.pipeline import Context, Pass, register
 from amctc.types import Array
+from amctc_passes.balance.channels import ChannelClasses, channel_classes, contracted
+from amctc_passes.balance.rescaled import Factors, rescaled_graph
 from amctc_passes.facts import TWO_OF_FOUR, UNOBSERVED, UNQUANTIZED
-from amctc_passes.quantize.batch_norm_statistics import channel_statistics
-from amctc_passes.quantize.channels import ChannelClasses, channel_classes, contracted
 from amctc_passes.quantize.layers import layers
-from amctc_passes.quantize.rescaled import Factors, rescaled_graph
+from amctc_passes.ranges.batch_norm_statistics import channel_statistics
 
 _SURE = 1 << 30
 """Values of a channel, so many that its width is known."""

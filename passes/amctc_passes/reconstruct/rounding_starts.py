@@ -14,8 +14,8 @@ from amctc.ops import nn
 from amctc.types import Array, QuantizedType
 from amctc_passes.facts import is_quantized, quantized_type, stored_under
 from amctc_passes.quantize.float_twins import FloatTwin, real_contents
-from amctc_passes.quantize.layer_inputs import contraction_of
 from amctc_passes.quantize.layers import accumulator_scales
+from amctc_passes.weights.layer_inputs import contraction_of
 
 TOWARDS = 0.2
 """How far from its integer towards its float weight a weight starts; from farther off good roundings are lost."""

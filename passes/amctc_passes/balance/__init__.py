@@ -1,0 +1,1 @@
+"""Float to float: channels, biases and clips made easier to quantize."""

@@ -1,0 +1,1 @@
+"""Blocks learn the rounding of their weights, with PyTorch."""
