@@ -21,7 +21,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amctc.calibrate.samples import Samples
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -46,25 +49,32 @@ COLUMNS = ("model, images tested", "made by", "top-1", "agreement", "SQNR dB", "
 Figures = dict[str, Any]
 
 
-def measure(data: Path, name: str, maker: str, calibration: int, test: int) -> Figures:
-    """Quantize one model and score it; runs in its own process. ``maker`` is a preset, another quantizer or float."""
+def opened(data: Path, name: str) -> tuple[Path, Samples]:
+    """The file of a model of :data:`MODELS` and its samples, prepared for it."""
     import amctc
     from amctc.calibrate.preprocess import Preprocess
-    from tools.quantized_by_others import NNCF, ONNX_RUNTIME, Peer
 
     file, samples_at, preprocess = MODELS[name]
     prepared = Preprocess(**PREPROCESS[preprocess]) if preprocess in PREPROCESS else preprocess
-    samples = amctc.open_samples_for(amctc.load(data / file), data / samples_at, preprocess=prepared)
-    calibrating, reference = samples.limited(0, calibration), amctc.Session(data / file)
+    return data / file, amctc.open_samples_for(amctc.load(data / file), data / samples_at, preprocess=prepared)
+
+
+def measure(data: Path, name: str, maker: str, calibration: int, test: int) -> Figures:
+    """Quantize one model and score it; runs in its own process. ``maker`` is a preset, another quantizer or float."""
+    import amctc
+    from tools.quantized_by_others import NNCF, ONNX_RUNTIME, Peer
+
+    model, samples = opened(data, name)
+    calibrating, reference = samples.limited(0, calibration), amctc.Session(model)
     others = ONNX_RUNTIME | NNCF
     with tempfile.TemporaryDirectory() as folder:
         start, out = time.process_time(), Path(folder) / "out"
         session: Any = reference
         if maker in others:
-            others[maker](data / file, calibrating, Path(folder) / "model.onnx")
+            others[maker](model, calibrating, Path(folder) / "model.onnx")
             session = Peer(Path(folder) / "model.onnx")
         elif maker != "float":
-            amctc.compress(data / file, calibrating, preset=maker, out=out)
+            amctc.compress(model, calibrating, preset=maker, out=out)
             session = amctc.Session(out / "model_deploy.onnx", executor="onnxruntime")  # the bits of any executor
         seconds = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

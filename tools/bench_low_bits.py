@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 
 import amctc
-from amctc.calibrate.preprocess import Preprocess
 from amctc.calibrate.samples import Samples
 from amctc.ir import Graph
 from amctc.pipeline import Context, Pipeline
 from amctc.preset import load_preset
-from tools.bench_accuracy import MODELS, PREPROCESS
+from tools.bench_accuracy import MODELS, opened
 
 VARIANTS = {
     "8 bits": "round-weights",
@@ -85,10 +84,7 @@ def main() -> None:
         parser.error(f"unknown variants {sorted(unknown)}: there are {list(variants)}")
     print("| model | weights | top-1 | agreement | SQNR dB | s |\n|---|---|---|---|---|---|")
     for name in given.models:
-        file, samples_at, preprocess = MODELS[name]
-        prepared = Preprocess(**PREPROCESS[preprocess]) if preprocess in PREPROCESS else preprocess
-        model = given.data / file
-        samples = amctc.open_samples_for(amctc.load(model), given.data / samples_at, preprocess=prepared)
+        model, samples = opened(given.data, name)
         test, reference = samples.limited(given.calibration, given.calibration + given.test), amctc.Session(model)
         graph, context = quantized_until_weights(model, samples.limited(0, given.calibration), given.balance,
                                                  weight_only=given.weight_only)  # fmt: skip

@@ -15,12 +15,11 @@ import time
 from pathlib import Path
 
 import amctc
-from amctc.calibrate.preprocess import Preprocess
 from amctc.calibrate.samples import Samples
 from amctc.ir import Graph
 from amctc.pipeline import Context, Pipeline
 from amctc.preset import load_preset
-from tools.bench_accuracy import MODELS, PREPROCESS
+from tools.bench_accuracy import MODELS, opened
 from tools.bench_low_bits import scores
 
 CALIBRATED, NEAREST, ROUNDED = "observe,place-qdq", "quantize-weights", "round-weights"
@@ -64,10 +63,7 @@ def main() -> None:
     variants = {name: VARIANTS[name] for name in given.variants} | {text: text for text in given.pipeline}
     print("| model | steps | top-1 | agreement | SQNR dB | s |\n|---|---|---|---|---|---|")
     for name in given.models:
-        file, samples_at, preprocess = MODELS[name]
-        known = Preprocess(**PREPROCESS[preprocess]) if preprocess in PREPROCESS else preprocess
-        model = given.data / file
-        samples = amctc.open_samples_for(amctc.load(model), given.data / samples_at, preprocess=known)
+        model, samples = opened(given.data, name)
         test, reference = samples.limited(given.calibration, given.calibration + given.test), amctc.Session(model)
         graph, context = prepared(model, samples.limited(0, given.calibration))
         print(f"| {name} | float | {100 * (amctc.evaluate(reference, test).top1 or 0):.2f} | | | |", flush=True)

@@ -49,7 +49,7 @@ def quantize_fp32(
         if sqrt_mode:
             t *= scale
         t += offset  # adding 0 changes no value
-        _saturate_into(out, t, bits)
+        saturate_into(out, t, bits)
 
     return map_tiles(step, x, _storage(bits), _f32(scale), _f32(offset), channel_axis=channel_axis)
 
@@ -81,7 +81,7 @@ def quantize_fp16(
         if np.any(offset):
             t += offset
             round_tile(t, overflow)
-        _saturate_into(out, t, bits)
+        saturate_into(out, t, bits)
 
     with np.errstate(over="ignore"):
         halves = [_f32(p).astype(np.float16).astype(np.float32) for p in (scale, offset)]
@@ -260,7 +260,7 @@ def _storage(bits: int) -> type[np.signedinteger[Any]]:
     return _STORAGE[bits]
 
 
-def _saturate_into(out: Array, t: Float32, bits: int) -> None:
+def saturate_into(out: Array, t: Float32, bits: int) -> None:
     """``out`` = RNE(t) clipped to the signed range of ``bits``; NaN becomes 0."""
     np.rint(t, out=t)
     np.clip(t, np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1), out=t)

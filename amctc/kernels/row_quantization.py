@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amctc.kernels.half_precision import Array, Float32, round_tile, widen
+from amctc.kernels.integer_epilogue import saturate_into
 from amctc.kernels.tiles import TILE
 
 Int8 = NDArray[np.int8]
@@ -47,7 +48,7 @@ def quantize_rows(x: Array, form: RowQuantizer) -> tuple[Int8, Float32]:
                 round_tile(t.reshape(-1), "inf")
                 t += np.copysign(np.float32(0.5), t)  # exact: t has 11 bits and float32 24
                 np.trunc(t, out=t)
-            _saturate_into(q[block], t)
+            saturate_into(q[block], t, 8)
     return q.reshape(x.shape), steps.reshape(x.shape[:-1])
 
 
@@ -60,14 +61,6 @@ def _factors(m: Float32, form: RowQuantizer) -> tuple[Float32, Float32]:
     if form == "threshold_f16":
         s = s.astype(np.float16).astype(np.float32)
     return s, m * (np.float32(1) / LARGEST)
-
-
-def _saturate_into(out: Int8, t: Float32) -> None:
-    np.rint(t, out=t)
-    np.clip(t, np.float32(-128), LARGEST, out=t)
-    if t.size and np.isnan(t.min()):
-        np.nan_to_num(t, copy=False, nan=0.0)
-    out[...] = t
 
 
 def fake_quantize_rows(x: Array) -> Array:

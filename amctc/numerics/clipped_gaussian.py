@@ -84,11 +84,6 @@ class ClippedGaussians:
         return Histogram(counts, exponent, low, high, int(counts.sum()), min(zeros, int(counts[bins // 2])))
 
 
-def _density(x: Float64Array) -> Float64Array:
-    """The standard normal density."""
-    return np.asarray(np.exp(-0.5 * np.square(np.clip(x, -1e8, 1e8))) / math.sqrt(2 * math.pi))
-
-
 def _times(end: float | Float64Array, share: Float64Array) -> Float64Array:
     """``end`` · ``share``, 0 where the share is, whatever the end."""
     with np.errstate(invalid="ignore", over="ignore"):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from amctc.calibrate.axes import batch_length
 from amctc.calibrate.frontier import fed_array
 from amctc.calibrate.inputs import no_samples
 from amctc.ir import Constant, Graph, GraphInput, Op, Value, apply, with_operands
@@ -16,6 +15,7 @@ from amctc.outputs import with_scores
 from amctc.substitute import convert
 from amctc.types import F32, Array, TensorType
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
+from amctc_passes.ranges.range_noise import energy, first_samples
 
 _TOGETHER = 8
 """Ops, one after the other, whose quantizers one session switches: each costs a run of what lies behind them all."""
@@ -34,13 +34,15 @@ class OutputNoise:
     ) -> None:  # fmt: skip
         self._real, self._twins = without_quantizers(graph)
         self._real, self._provider = with_scores(self._real), provider
-        self._batches = [{i.name: fed_array(i, feeds) for i in graph.inputs} for feeds in _first(batches, samples)]
+        self._batches = [
+            {i.name: fed_array(i, feeds) for i in graph.inputs} for feeds in first_samples(batches, samples)
+        ]
         if not self._batches:
             raise no_samples()
         self._outputs = [n for n, o in zip(graph.output_names, self._real.outputs, strict=True) if o.type.is_float]
         session = FloatSession(self._real, optimise=False, provider=provider)
         self._clean = [session.run(feeds) for feeds in self._batches]
-        self._signal = np.sum([[_energy(clean[n]) for n in self._outputs] for clean in self._clean], axis=0)
+        self._signal = np.sum([[energy(clean[n]) for n in self._outputs] for clean in self._clean], axis=0)
         self._runs = [tuple(ops[i : i + _TOGETHER]) for i in range(0, len(ops), _TOGETHER)]
         self._switches: _Switches | None = None
 
@@ -140,24 +142,9 @@ def behind(real: Graph, gated: Graph) -> tuple[Graph, dict[Value, GraphInput]]:
     return gated.with_outputs(tuple(map(taken, gated.outputs))), kept
 
 
-def _first(batches: Iterable[Mapping[str, Array]], samples: int) -> Iterator[Mapping[str, Array]]:
-    """Whole batches that hold at least ``samples`` samples, or all there are."""
-    seen = 0
-    for feeds in batches:
-        yield feeds
-        seen += batch_length(feeds)
-        if seen >= samples:
-            return
-
-
 def _difference(a: Array, b: Array) -> float:
     """The energy of a - b; none where their shapes depend on the data and differ (detections)."""
     if a.shape != b.shape:
         return 0.0
     with np.errstate(invalid="ignore"):  # infinities may be masked positions
-        return _energy(a - b)
-
-
-def _energy(array: Array) -> float:
-    """The sum of squares of what is finite."""
-    return float(np.square(array, where=np.isfinite(array), out=np.zeros(array.shape)).sum())
+        return energy(a - b)
