@@ -11,24 +11,6 @@ Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass
-class Mean:
-    """A running mean of arrays of one shape, each weighted by how many elements it stands for."""
-
-    total: Float64Array | float = 0.0
-    count: int = 0
-
-    def add(self, mean: Float64Array, count: int) -> None:
-        """Count in ``mean``, the mean of ``count`` elements."""
-        self.total = self.total + mean * count
-        self.count += count
-
-    @property
-    def value(self) -> Float64Array:
-        """The mean so far; 0 without data."""
-        return np.asarray(self.total / max(self.count, 1))
-
-
-@dataclass
 class Covariance:
     """Covariances [G, K, K] of columns [G, K, n] around a ``centre`` [G, K] near their mean, or around 0.
 

@@ -1,26 +1,12 @@
-"""Running means and covariances."""
+"""Running covariances."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from amctc.numerics.gram import Covariance, Mean
+from amctc.numerics.gram import Covariance
 
 RNG = np.random.default_rng(3)
-
-
-def test_the_mean_of_unequal_batches() -> None:
-    mean = Mean()
-    mean.add(np.array([1.0, 2.0]), 1)
-    mean.add(np.array([4.0, 8.0]), 2)
-    assert mean.value.tolist() == [3.0, 6.0]
-    assert Mean().value == 0.0
-
-
-def test_the_mean_of_one_element() -> None:
-    mean = Mean()
-    mean.add(np.array([3.0]), 1)
-    assert mean.value.tolist() == [3.0]
 
 
 def test_the_covariance_of_all_columns() -> None:
