@@ -62,10 +62,10 @@ def compensate(
         raise UsageError("no samples to compare on", remedy="give --data")
     runs.prepare()
     path, recorded = located(model)
+    session = Session(path, target=target, provider=runs.provider)
     float_model = reference or recorded.reference
     if float_model is None:
         raise UsageError("no float model to compare with", where=model, remedy="name it: --reference FLOAT.onnx")
-    session = Session(path, target=target, provider=runs.provider)
     samples = opened(data, session, recorded, 0, calibration)
     chip = target or dict(session.graph.metadata).get(TARGET_KEY) or DEFAULT_TARGET
     with progress_bar() as progress:

@@ -116,3 +116,5 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = run("compensate", "alone.onnx", "-d", "cal.npz", "-p", "unit", "-o", "b")
     assert refused.exit_code == 2
     assert "no float model to compare with" in refused.stderr
+    missing = run("compensate", "nothing", "-d", "cal.npz", "-p", "unit", "-o", "b")
+    assert (missing.exit_code, missing.stderr) == (3, "amctc: error: nothing: no such model; check the path\n")
