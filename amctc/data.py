@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ EAGER_BYTES = 1 << 16
 """Results of recipes up to this size are kept as arrays: a thunk would weigh as much and hide errors longer."""
 
 
-class Data(ABC):
+class Data:
     """An immutable array that may not be in memory. Two are equal when shape, dtype and contents are."""
 
     __slots__ = ("dtype", "shape")
@@ -43,9 +42,9 @@ class Data(ABC):
         """Number of elements."""
         return math.prod(self.shape)
 
-    @abstractmethod
     def read(self) -> Array:
         """The array, read-only. May be computed or loaded anew on every call."""
+        raise NotImplementedError(type(self).__name__)
 
     def digest(self) -> str:
         """SHA-256 over dtype, shape and contents; what equality and deduplication go by."""

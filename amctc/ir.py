@@ -140,7 +140,10 @@ def build(
         operands = operands[:-1]
     types = tuple([None if o is None else o.type for o in operands])
     kind.check_arity(types)
-    results = kind.infer_with([constant_data(o) for o in operands], *types)
+    if type(kind).infer_with is OpKind.infer_with:  # as of most kinds: contents do not matter
+        results = kind.inferred(types)
+    else:
+        results = kind.infer_with([constant_data(o) for o in operands], *types)
     if names is None:
         names = (None,) * len(results)
     kind = kind.rebound(types, results)
@@ -155,7 +158,7 @@ def apply(kind: OpKind, *operands: Value | None, name: str | None = None, origin
 def with_operands(op: Op, operands: tuple[Value | None, ...]) -> Op:
     """``op`` on other operands: attributes, result names and origins kept, types inferred again if any changed."""
     names = tuple([r.name for r in op.results])
-    if len(op.operands) == len(operands) and all(map(_same_type, op.operands, operands)):
+    if len(op.operands) == len(operands) and _same_types(op.operands, operands):
         return Op(op.kind, operands, tuple([r.type for r in op.results]), names, op.origins)
     try:
         return build(op.kind, *operands, names=names, origins=op.origins)
@@ -163,10 +166,13 @@ def with_operands(op: Op, operands: tuple[Value | None, ...]) -> Op:
         raise error.located(layer_name(op)) from None
 
 
-def _same_type(old: Value | None, new: Value | None) -> bool:
-    if old is new:
-        return True
-    return old is not None and new is not None and (old.type is new.type or old.type == new.type)
+def _same_types(old: tuple[Value | None, ...], new: tuple[Value | None, ...]) -> bool:
+    for was, now in zip(old, new, strict=True):
+        if was is now:
+            continue
+        if was is None or now is None or (was.type is not now.type and was.type != now.type):
+            return False
+    return True
 
 
 @register("const")
@@ -180,7 +186,7 @@ class Constant(OpKind):
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         """C1: the data is stored in the NumPy type of the element type."""
         data, elem = self.data, self.elem
-        if data.dtype != elem.dtype:
+        if data.dtype is not elem.dtype and data.dtype != elem.dtype:
             self.require(False, 1, f"{data.dtype} data for elements of {elem}")
         plain = type(elem) is ScalarType  # quantizers are kept as they are, though others may be equal
         return (_constant_type(data.shape, elem) if plain else TensorType(data.shape, elem),)

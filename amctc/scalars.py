@@ -27,7 +27,7 @@ class ScalarType:
     @property
     def is_float(self) -> bool:
         """True for floating-point types, narrow ones included."""
-        return self.name[0] == "f" or self.name == "bf16"
+        return self.name in _FLOATS
 
     @property
     def is_integer(self) -> bool:
@@ -72,6 +72,8 @@ class OpaqueType(ScalarType):
     def __str__(self) -> str:
         return f'opaque<{json.dumps(self.name)}, "0x{self.proto.hex()}">'
 
+
+_FLOATS = frozenset({"f16", "f32", "f64", "bf16", "f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e8m0", "f4e2m1"})
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from amctc.errors import VerificationError
@@ -54,21 +53,17 @@ class _Rebuild:
                 stack.pop()
                 continue
             new, op = replacements.get(value), value.producer
-            if value not in entered:
-                entered.add(value)
-                read = (new,) if new is not None else () if op is None else op.operands
-                needs = [v for v in read if v is not None and v not in done]
-                if needs:
-                    needs.reverse()
-                    stack += needs
-                    continue
-            try:
+            read = (new,) if new is not None else () if op is None else op.operands
+            needs = [v for v in read if v is not None and v not in done]
+            if not needs:
                 done[value] = done[new] if new is not None else self._result(value, op)
-            except KeyError:
-                raise VerificationError(
-                    "a replacement depends on what it replaces through another", rule="G3"
-                ) from None
-            stack.pop()
+                stack.pop()
+                continue
+            if value in entered:
+                raise VerificationError("a replacement depends on what it replaces through another", rule="G3")
+            entered.add(value)
+            needs.reverse()
+            stack += needs
         return done[root]
 
     def _result(self, value: Value, op: Op | None) -> Value:
@@ -76,24 +71,25 @@ class _Rebuild:
             self.is_closed = False
             return value
         assert isinstance(value, Result)
-        if op not in self._ops:
+        rebuilt = self._ops.get(op)
+        if rebuilt is None:
             done = self._done
-            self._ops[op] = self._rebuilt(op, tuple([None if o is None else done[o] for o in op.operands]))
-            self.order.append(self._ops[op])
-        return self._ops[op].results[value.index]
+            rebuilt = self._rebuilt(op, tuple([None if o is None else done[o] for o in op.operands]))
+            self._ops[op] = rebuilt
+            self.order.append(rebuilt)
+        return rebuilt.results[value.index]
 
     def _rebuilt(self, op: Op, operands: tuple[Value | None, ...]) -> Op:
         """``op`` on other operands, results that lack a name named; ``op`` itself when neither changes anything."""
         if self._names and not self._names.keys().isdisjoint(op.results):
             names = tuple(self._names.get(r, r.name) for r in op.results)
             op = Op(op.kind, op.operands, tuple(r.type for r in op.results), names, op.origins)
-        same = all(map(operator.is_, operands, op.operands))
-        return op if same else with_operands(op, operands)
+        return op if operands == op.operands else with_operands(op, operands)  # values are compared by identity
 
     def _apart(self, key: Value, replacement: Value) -> Value:
         """``replacement``, with a value of its own for the original where it reads ``key``."""
         ops = self._new_ops(replacement)
-        if replacement is not key and not any(key in op.operands for op in ops):
+        if replacement is not key and not [op for op in ops if key in op.operands]:
             return replacement
         if isinstance(key, Result):
             original: Value = Result(key.op, key.index, key.type, key.name)

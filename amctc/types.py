@@ -228,7 +228,7 @@ class TensorType:
     @property
     def is_float(self) -> bool:
         """True for a tensor of plain floating-point elements."""
-        return isinstance(self.elem, ScalarType) and self.elem.is_float
+        return type(self.elem) is ScalarType and self.elem.is_float
 
     def with_elem(self, elem: Elem) -> TensorType:
         """The same shape with other elements."""

@@ -173,7 +173,8 @@ def _check_data(data: Data, type_: TensorType, deep: bool) -> None:
     elem = type_.elem
     array = data.read() if deep else None
     for found in (data,) if array is None else (data, array):
-        if found.dtype != elem.dtype or not shapes_agree(found.shape, type_.shape):
+        same = found.dtype is elem.dtype and found.shape == type_.shape  # as nearly always
+        if not same and (found.dtype != elem.dtype or not shapes_agree(found.shape, type_.shape)):
             raise VerificationError(f"{found.dtype}{list(found.shape)} data for {type_}", rule="G6")
     if array is None or not array.size or not (isinstance(elem, QuantizedType) or elem.bits < 8):
         return  # elsewhere every bit pattern is a value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -108,10 +109,20 @@ class Writer:
 def _attribute(name: str, value: Any) -> AttributeProto:
     """What ``helper.make_attribute`` makes; integers, as nearly all attributes are, for a fraction of its time."""
     if type(value) is int:
-        return AttributeProto(name=name, type=AttributeProto.INT, i=value)
+        return _integer_attribute(name, value)
     if isinstance(value, tuple | list) and value and set(map(type, value)) == {int}:
-        return AttributeProto(name=name, type=AttributeProto.INTS, ints=value)
+        return _integers_attribute(name, tuple(value))
     return helper.make_attribute(name, value)
+
+
+@functools.lru_cache(1024)
+def _integer_attribute(name: str, value: int) -> AttributeProto:
+    return AttributeProto(name=name, type=AttributeProto.INT, i=value)
+
+
+@functools.lru_cache(1024)
+def _integers_attribute(name: str, values: tuple[int, ...]) -> AttributeProto:
+    return AttributeProto(name=name, type=AttributeProto.INTS, ints=values)
 
 
 Emitter = Callable[[Writer, Op], None]

@@ -13,6 +13,8 @@ from amctc.onnx_bridge.subgraphs import captured_names
 
 def in_order(nodes: Sequence[NodeFields], known: frozenset[str]) -> list[int]:
     """Indices with producers first, otherwise in file order; names a node that waits for itself or for nothing."""
+    if _is_ordered(nodes, known):
+        return list(range(len(nodes)))
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in node.output:
@@ -33,6 +35,19 @@ def in_order(nodes: Sequence[NodeFields], known: frozenset[str]) -> list[int]:
             readers.setdefault(name, []).append(index)
         waiting.append(set(needs))
     return _released(nodes, waiting, readers)
+
+
+def _is_ordered(nodes: Sequence[NodeFields], known: frozenset[str]) -> bool:
+    """Whether the file has producers first already, as the standard asks, and no name twice."""
+    defined = {"", *known}
+    for node in nodes:
+        if not defined.issuperset(node.input) or (node.bodies and not defined.issuperset(captured_names(node.proto))):
+            return False
+        before = len(defined)
+        defined.update(node.output)
+        if len(defined) - before != len(node.output) - node.output.count(""):
+            return False
+    return True
 
 
 def _released(nodes: Sequence[NodeFields], waiting: list[set[str]], readers: dict[str, list[int]]) -> list[int]:

@@ -65,7 +65,7 @@ def tensor_data(tensor: TensorProto, external: ExternalFile | None) -> tuple[Dat
 
 def _contents(tensor: TensorProto, external: ExternalFile | None) -> tuple[Data, ScalarType]:
     elem = elem_of(tensor.data_type)
-    shape = tuple(tensor.dims)
+    shape = tuple(tensor.dims[:])
     if shape and min(shape) < 0:
         raise InputError(f"a negative dimension in {list(shape)}", remedy="the file is damaged")
     count = math.prod(shape)
@@ -76,9 +76,9 @@ def _contents(tensor: TensorProto, external: ExternalFile | None) -> tuple[Data,
         if len(raw) != wanted:
             raise InputError(f"{len(raw)} bytes for {list(shape)} {elem}, expected {wanted}",
                              remedy="the file is damaged; export the model again")  # fmt: skip
-        if elem.name in _AS_STORED:  # nothing to unpack: no copy either
-            little = np.frombuffer(raw, _AS_STORED[elem.name])
-            return ArrayData(little.astype(elem.dtype, copy=False).reshape(shape)), elem
+        little = _AS_STORED.get(elem.name)
+        if little is not None:  # nothing to unpack: no copy either
+            return ArrayData(np.frombuffer(raw, little).astype(elem.dtype, copy=False).reshape(shape)), elem
     elif _typed_length(tensor) != _entries(count, elem):
         raise InputError(f"{_typed_length(tensor)} elements for shape {list(shape)}",
                          remedy="the file is damaged; export the model again")  # fmt: skip

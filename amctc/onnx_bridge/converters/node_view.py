@@ -73,7 +73,7 @@ class NodeView:
 
 def _contents(attribute: AttributeProto) -> Any:
     if attribute.type == AttributeProto.INTS:  # as nearly all are
-        return list(attribute.ints)
+        return attribute.ints[:]
     value = helper.get_attribute_value(attribute)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 

@@ -42,6 +42,6 @@ def sliding_window(view: NodeView, kernel: Sequence[int]) -> dict[str, Any] | No
 
 def kernel_sizes(view: NodeView) -> tuple[int, ...] | None:
     """Spatial sizes of the weight (the second operand), ``None`` where one is not a number."""
-    weight = view.type(1)
-    sizes = weight.dims[2:]
-    return tuple(d for d in sizes if isinstance(d, int)) if all(isinstance(d, int) for d in sizes) else None
+    sizes = view.type(1).dims[2:]
+    numbers = tuple([d for d in sizes if isinstance(d, int)])
+    return numbers if len(numbers) == len(sizes) else None
