@@ -12,6 +12,7 @@ from amctc.frontends.onnx_file import load
 from amctc.interp import Plan, fed
 from amctc.ir import Graph
 from amctc.onnx_bridge.deploy_form import TARGET_KEY as TARGET_KEY
+from amctc.onnx_bridge.lookups import quantizes_at_run_time
 from amctc.onnx_bridge.runtime import FloatSession
 from amctc.onnx_bridge.value_sizes import require_sizes
 from amctc.ops import ascend, quant
@@ -78,13 +79,15 @@ class Session:
 
 
 def graph_kind(graph: Graph) -> str:
-    """``deploy`` for a graph made for a target, ``qdq`` for one with quantizers, else ``float``.
+    """``deploy`` for a graph made for a target, ``qdq`` for one with quantizers of its data, else ``float``.
 
     The file says its target also where no layer is left in integers: what it computes in float is float16 there.
     """
     if TARGET_KEY in dict(graph.metadata) or any(isinstance(op.kind, ascend.KINDS) for op in graph.ops):
         return "deploy"
-    return "qdq" if any(isinstance(op.kind, quant.Quantize | quant.Dequantize) for op in graph.ops) else "float"
+    if not any(isinstance(op.kind, quant.Quantize | quant.Dequantize) for op in graph.ops):
+        return "float"
+    return "float" if quantizes_at_run_time(graph) else "qdq"
 
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:

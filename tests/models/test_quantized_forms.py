@@ -148,6 +148,26 @@ def test_dynamic(name: str, weight: str, per_channel: bool, tmp_path: Path) -> N
     assert result.report.notes == ()
 
 
+def test_dynamic_behind_an_embedding(tmp_path: Path) -> None:
+    """Its table comes in integers too, and is no sign that anything was calibrated: layers become int8."""
+    d = Draw(34)
+    nodes = [
+        node("Gather", ["table", "ids"], ["e"], "embedding"), node("MatMul", ["e", "w1"], ["m"], "fc1"),
+        node("Relu", ["m"], ["r"], "relu"), node("MatMul", ["r", "w2"], ["y"], "fc2"),
+    ]  # fmt: skip
+    weights = [d.weight("table", 50, 16), d.weight("w1", 16, 32), d.weight("w2", 32, 5)]
+    inputs = {"ids": (onnx.TensorProto.INT64, ["n", 7])}
+    onnx.save(model(nodes, inputs, {"y": ["n", 7, 5]}, weights), tmp_path / "float.onnx")
+    with quiet():
+        quantization.quantize_dynamic(str(tmp_path / "float.onnx"), str(tmp_path / "quantized.onnx"))
+    samples = [{"ids": d.rng.integers(0, 50, (8, 7))} for _ in range(4)]
+    result = amctc.compress(tmp_path / "quantized.onnx", samples)
+    assert [layer.action for layer in result.report.layers] == ["int8", "int8"]
+    theirs, ours = (amctc.Session(m).run(samples[0])["y"] for m in (tmp_path / "quantized.onnx", result.deploy_graph))
+    assert sqnr_db(theirs, ours) > 25
+    assert result.report.notes == ()
+
+
 def test_dynamic_models_are_carried_when_only_loaded(tmp_path: Path) -> None:
     onnx.save(perceptron(), tmp_path / "float.onnx")
     with quiet():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -12,11 +12,12 @@ from amctc.contract import Changes, Contract
 from amctc.data import Data, deferred
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.onnx_bridge.integer_products import float_product
-from amctc.ops import nn
+from amctc.onnx_bridge.lookups import is_looked_up, quantizes_at_run_time
+from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import substitute
-from amctc.types import F32
+from amctc.types import F32, QuantizedType
 
 MOST_FACTORS = 5
 """The product, two scales of data, two of weights."""
@@ -30,6 +31,8 @@ class UndoDynamicQuantization(Pass):
     ``Cast(MatMulInteger(q, w)) · scale_x · scale_w`` with q from ``DynamicQuantizeLinear(x)``, as ONNX Runtime's
     quantizer writes it, becomes ``MatMul(x, w) · scale_w``, and so does ``ConvInteger``. The target finds no range
     of a whole tensor while it runs: it would compute the integers of such a layer one by one outside its cube.
+    Where no other data has a quantizer, tables that came in integers, as of embeddings, lose theirs: what is looked
+    up in them becomes plain numbers, the same.
     """
 
     name: ClassVar[str] = "undo-dynamic-quantization"
@@ -37,7 +40,7 @@ class UndoDynamicQuantization(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Replace the innermost product that holds both the integers' product and the scale of its data."""
-        layers: dict[Value, Value] = {}
+        layers = dict(_plain_lookups(graph)) if quantizes_at_run_time(graph) else {}
         for op in graph.ops:
             found = _real_product(op, layers) if isinstance(op.kind, nn.Mul) else None
             if found is not None:
@@ -45,6 +48,20 @@ class UndoDynamicQuantization(Pass):
                 context.note(self.name, layer_name(layer),
                              "made a float layer: the model quantized its data at run time")  # fmt: skip
         return substitute(graph, layers)
+
+
+def _plain_lookups(graph: Graph) -> Iterator[tuple[Value, Value]]:
+    """What is dequantized in ``graph``, each with the same numbers that no quantizer gave."""
+    for op in graph.ops:
+        if not isinstance(op.kind, quant.Dequantize):
+            continue
+        stored = op.operands[0]
+        assert stored is not None
+        data, elem, quantizer = constant_data(stored), stored.type.elem, stored.producer
+        if data is not None and isinstance(elem, QuantizedType):
+            yield op.result, const(quant.dequantized(data, elem), name=op.result.name)
+        elif quantizer is not None and isinstance(quantizer.kind, quant.Quantize) and quantizer.operands[0] is not None:
+            yield op.result, quantizer.operands[0]
 
 
 class _Side(NamedTuple):
@@ -103,7 +120,7 @@ def _layer(integer: Op, scales: list[Value]) -> tuple[Value, list[Value]] | None
     """The layer for an integer product, and which of ``scales`` it does not account for."""
     left = _side(integer.operand(0), integer.operand(2), None)
     right = _side(integer.operand(1), integer.operand(3), 0 if _is_node(integer, "ConvInteger") else -1)
-    if left is None or right is None or left.scale is right.scale is None:
+    if left is None or right is None:
         return None
     remaining = list(scales)
     for scale in (left.scale, right.scale):
@@ -122,11 +139,23 @@ def _side(stored: Value | None, zero: Value | None, axis: int | None) -> _Side |
     if data is not None:
         centred = _centred(data, zero, axis)
         return None if centred is None else _Side(const(centred, name=stored.name), None)
+    if is_looked_up(stored):
+        return _looked_up(stored, zero)
     if maker is None or not _is_node(maker, "DynamicQuantizeLinear"):
         return None
     (source,), (integers, scale, point) = maker.operands, maker.results
     assert source is not None
     return _Side(source, scale) if stored is integers and zero is point else None
+
+
+def _looked_up(stored: Value, zero: Value | None) -> _Side | None:
+    """Integers of a table less its one zero point, as float32."""
+    given = constant_data(zero)
+    if zero is not None and (given is None or given.size != 1):
+        return None
+    real = apply(nn.Cast(F32), stored)
+    point = np.float32(0) if given is None else given.read().reshape(()).astype(np.float32)
+    return _Side(apply(nn.Sub(), real, const(point)) if point else real, None)
 
 
 def _centred(data: Data, zero: Value | None, axis: int | None) -> Data | None:

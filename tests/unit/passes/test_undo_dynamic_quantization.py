@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from amctc.ir import Graph, constant_data, layer_name
+from amctc.ir import Constant, Graph, constant_data, layer_name
 from amctc.onnx_bridge.importer import import_model
 from amctc.onnx_bridge.runtime import FloatSession
-from amctc.ops import nn
+from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
+from amctc.session import graph_kind
 from amctc.types import Array
 
 RNG = np.random.default_rng(23)
@@ -143,3 +144,39 @@ def test_near_misses_stay(name: str, run) -> None:
     result = run("undo-dynamic-quantization", graph)
     assert result.graph is graph
     assert result.notes == ()
+
+
+TABLE = "uint8[4,3] table = {0,1,2,128,129,130,7,255,9,10,11,12}, float ts = {0.1}, uint8 tz = {128}"
+LOOK_UP = "g = Gather(table, ids) e = DequantizeLinear(g, ts, tz)"
+
+
+def test_quantized_tables_become_plain_numbers(run) -> None:
+    """As quantize_dynamic leaves an embedding: its quantizer is none of data, and would keep layers from having one."""
+    graph = net(
+        f"{LOOK_UP} {MATMUL.replace('(x)', '(e)')} p = Mul(f, s) d = DequantizeLinear(w, ws, wz) "
+        "o = MatMul(e, d) y = Add(p, o)",
+        f"{CONSTANTS}, {TABLE}, float ws = {{0.5}}", "int64[N] ids) => (float[N,2] y",
+    )  # fmt: skip
+    assert graph_kind(graph) == "float"
+    result = run("undo-dynamic-quantization", graph).graph
+    check_float_layers(result, nn.MatMul, 2)
+    assert not any(isinstance(op.kind, quant.Quantize | quant.Dequantize) for op in result.ops)
+    rows = ((np.array([[7, 255, 9], [0, 1, 2]]) - 128).astype(np.float32) * np.float32(0.1)).astype(np.float64)
+    y = FloatSession(result).run({"ids": np.array([2, 0])})["y"]
+    np.testing.assert_allclose(y, rows @ W + rows @ (0.5 * W), rtol=0, atol=2.0**-21 * 13 * 14)
+    stored = [op.kind.data.dtype for op in result.ops if isinstance(op.kind, Constant) and op.kind.data.shape == (4, 3)]
+    assert stored == [np.uint8]
+
+
+@pytest.mark.parametrize("quantized", ["e", "x"])
+def test_quantizers_of_data_are_kept(quantized: str, run) -> None:
+    """A model that has some was calibrated: nothing of it is undone but the layers that found ranges at run time."""
+    graph = net(
+        f"{LOOK_UP} v = QuantizeLinear({quantized}, ts, tz) u = DequantizeLinear(v, ts, tz) {MATMUL} p = Mul(f, s) "
+        "o = MatMul(u, k) y = Add(p, o)",
+        f"{CONSTANTS}, {TABLE}, float[3,2] k = {{1,2,3,4,5,6}}", "int64[N] ids, float[N,3] x) => (float[N,2] y",
+    )  # fmt: skip
+    assert graph_kind(graph) == ("qdq" if quantized == "x" else "float")
+    result = run("undo-dynamic-quantization", graph).graph
+    left = sum(isinstance(op.kind, quant.Quantize) for op in result.ops)
+    assert left == (0 if quantized == "e" else sum(isinstance(op.kind, quant.Quantize) for op in graph.ops))
