@@ -7,7 +7,7 @@ constants only (packing weights, folding biases) is done once, when the plan is 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,13 +33,15 @@ KernelTable: TypeAlias = Mapping[type[OpKind], KernelFactory]
 class Step:
     """One call of a kernel: it gets the arrays of ``operands`` and gives those of ``results``.
 
-    Most compute one op. A step of several computes them together; what lies between them is not kept.
+    Most compute one op. A step of several computes them together; what lies between them is not kept. ``stored`` names
+    results whose arrays have another element type than their values, as those who read them know.
     """
 
     ops: tuple[Op, ...]
     operands: tuple[Value | None, ...]
     results: tuple[Value, ...]
     kernel: Kernel
+    stored: Mapping[Value, np.dtype[Any]] = field(default_factory=dict)
 
     @property
     def layer(self) -> str:

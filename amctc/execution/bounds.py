@@ -8,7 +8,7 @@ import numpy as np
 
 from amctc.numerics.exact_gemm import INT8_MAGNITUDE
 from amctc.numerics.rounding import MAX_FLOAT16
-from amctc.onnx_bridge.segment_emitters import Product
+from amctc.onnx_bridge.segment_products import Product
 from amctc.types import Array
 
 

@@ -6,6 +6,7 @@ import math
 import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,8 @@ class ListedStep:
 class Listing:
     """The steps of a plan; bytes of its constants, and of activations at the fullest step, ``fullest``.
 
-    Kernels' packed weights (float32, so four times the int8 ones) and their scratch come on top.
+    Kernels' packed weights (float32, so four times the int8 ones, and of Winograd's layers 16 / 9 of that beside) and
+    their scratch come on top.
     """
 
     steps: tuple[ListedStep, ...]
@@ -46,7 +48,7 @@ def listed(plan: Plan) -> Listing:
     alive: dict[Value, int | None] = {v: _host_bytes(v.type) for v in plan.graph.inputs}
     steps, peak, fullest = [], _total(alive), ""
     for index, step in enumerate(plan.steps):
-        made = {r: _host_bytes(r.type) for r in step.results}
+        made = {r: _host_bytes(r.type, step.stored.get(r)) for r in step.results}
         alive |= made
         now = _total(alive)
         steps.append(ListedStep(step.layer, _kinds(step), _described(step), _total(made), now))
@@ -68,12 +70,12 @@ def measured_peak(plan: Plan) -> int:
         tracemalloc.stop()
 
 
-def _host_bytes(type_: TensorType) -> int | None:
-    """Bytes of a value in this machine's memory; 4-bit integers take one each."""
+def _host_bytes(type_: TensorType, stored: np.dtype[Any] | None = None) -> int | None:
+    """Bytes of a value in this machine's memory, ``stored`` so or as its type; 4-bit integers take one each."""
     if type_.shape is None or not isinstance(type_.elem, ScalarType):
         return None
     sizes = [d for d in type_.shape if isinstance(d, int)]
-    return math.prod(sizes) * type_.elem.dtype.itemsize if len(sizes) == len(type_.shape) else None
+    return math.prod(sizes) * (stored or type_.elem.dtype).itemsize if len(sizes) == len(type_.shape) else None
 
 
 def _total(sizes: dict[Value, int | None]) -> int | None:

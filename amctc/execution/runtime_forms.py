@@ -8,6 +8,7 @@ An op is taken where a proof says that ONNX Runtime's formula gives the same bit
 * sums, relu, clips and quantizers after that, as long as a bound on their magnitude, carried from op to op, shows that
   no NaN arises: ONNX Runtime would quantize one differently. Infinities it treats alike, so a sum may have one operand
   without a bound, but not two;
+* a quantizer without the clip before it, where its own saturation covers that (:mod:`amctc.execution.saturation`);
 * where relu meets a -0, which ONNX Runtime passes on and we do not, 0 is added; a clip is not taken then. Only a
   dequantized negative number below half of float16's least one is -0, and a sum of two of them.
 
@@ -24,14 +25,15 @@ from typing import TypeAlias
 import numpy as np
 
 from amctc.execution.bounds import in_float16, largest_accumulators, largest_partial_sum
+from amctc.execution.saturation import saturates_within
 from amctc.ir import Op, Value
 from amctc.kernels.accumulator import INT32_MAX
-from amctc.kernels.epilogue_parameters import DequantParameters, dequant_parameters, requant_parameters
+from amctc.kernels.epilogue_parameters import DequantParameters, dequant_parameters, quant_factors, requant_parameters
 from amctc.kernels.integer_epilogue import split_fp16_scale
 from amctc.kernels.vector_epilogue import GUARD, split_dequant_scale
 from amctc.numerics.exact_gemm import EXACT_FLOAT32, INT8_MAGNITUDE
 from amctc.onnx_bridge import segment_emitters as emit
-from amctc.onnx_bridge.segment_emitters import Product
+from amctc.onnx_bridge.segment_products import Product
 from amctc.onnx_bridge.segment_writer import TO_LAST, SegmentWriter, channels_are_last
 from amctc.ops import ascend, nn
 from amctc.targets import Profile
@@ -160,10 +162,13 @@ class RuntimeForms:
         return lambda w: emit.emit_dequant_vector(w, op.result, product, guard, scales, kind.relu, clips)
 
     def _quant(self, op: Op) -> Form | None:
-        kind, bound, profile = op.kind, self.bounds.get(_operand(op)), self._profile
+        kind, profile, clip = op.kind, self._profile, self._superfluous_clip(op)
+        x = _operand(op if clip is None else clip)
+        bound = self.bounds.get(x)
         assert isinstance(kind, ascend.Quant)
-        if kind.to != I8 or bound is None or _operand(op).type.elem != F16:
+        if kind.to != I8 or bound is None or x.type.elem != F16:
             return None
+        ops = (op,) if clip is None else (clip, op)
         if profile.quant_mode == "fp16":
             scale, sqrt_mode = (kind.scale, True) if kind.sqrt_mode else split_fp16_scale(kind.scale)
             half = float(np.float16(scale))
@@ -171,11 +176,18 @@ class RuntimeForms:
             if (saturate and math.isinf(bound)) or not 0 < half < math.inf:
                 return None
             scales = (half,) * (1 + sqrt_mode)
-            return Form((op,), lambda w: emit.emit_quant(w, op, scales, kind.offset, half=True, clip=saturate))
-        scales = (kind.scale, kind.scale) if kind.sqrt_mode else (kind.scale,)
-        if kind.sqrt_mode and profile.sqrt_mode_squares:
-            scales = (float(np.float32(kind.scale) * np.float32(kind.scale)),)
-        return Form((op,), lambda w: emit.emit_quant(w, op, scales, kind.offset, half=False, clip=False))
+            return Form(ops, lambda w: emit.emit_quant(w, op, x, scales, half=True, clip=saturate))
+        factors = quant_factors(kind, profile)
+        return Form(ops, lambda w: emit.emit_quant(w, op, x, factors, half=False, clip=False))
+
+    def _superfluous_clip(self, quant: Op) -> Op | None:
+        """The clip or relu before ``quant``, which alone reads it, if saturation does its work and no NaN meets it."""
+        x = _operand(quant)
+        clip = x.producer
+        if clip is None or self._uses.get(x) != 1 or x in self._kept or clip.operands[0] not in self.bounds:
+            return None
+        fits = x.type.elem == F16 and isinstance(quant.kind, ascend.Quant) and quant.kind.to == I8
+        return clip if fits and saturates_within(quant, clip, self._profile) else None
 
     def _add(self, op: Op) -> Form | None:
         a, b = (self.bounds.get(o) if o is not None else None for o in op.operands)

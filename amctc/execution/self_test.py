@@ -26,6 +26,9 @@ FIXPIPE_TARGET = "ascend910b1"
 CHANNELS, SIZE = 67, 9
 """Odd, and above what one vector register holds, so that kernels meet whole blocks and remainders."""
 
+BLOCKED = 64
+"""Channels that make whole blocks, for kernels that take no others (:mod:`amctc.onnx_bridge.float_convs`)."""
+
 
 @functools.cache
 def runtime_is_exact() -> bool:
@@ -53,7 +56,7 @@ def _passes(weight: int, profile: Profile) -> bool:
 
 
 def self_test_graph(weight: int) -> Graph:
-    """A dense, a depthwise and a patch convolution, a matrix product and a residual sum, of one extreme weight.
+    """Dense, depthwise, blocked and patch convolutions, a matrix product and a residual sum, of one extreme weight.
 
     Multipliers are such that random data spread over int8 and constant data saturate; half of them meet ties.
     """
@@ -67,9 +70,11 @@ def self_test_graph(weight: int) -> Graph:
     depthwise = _requantized(_conv(dense, full[:, :1], group=CHANNELS), 8 * scale, relu=True)
     pointwise = _dequantized(_conv(depthwise, full[:, :, :1, :1], pad=0), 4 * scale)
     total = apply(nn.Relu(), apply(nn.Add(), pointwise, _dequantized(_conv(dense, full), scale)))
+    whole = _requantized(_conv(x, full[:BLOCKED]), scale)
     outputs = {
         "dense": dense, "depthwise": depthwise, "sum": total, "quantized": apply(ascend.Quant(0.37, -3), total),
         "grouped": _dequantized(_conv(x, full[:, :1], group=CHANNELS), 4 * scale),
+        "blocked": _dequantized(_conv(whole, full[:BLOCKED, :1], group=BLOCKED), 4 * scale),
         "matmul": _requantized(_matmul(rows, matrix), 4 * scale),
         "dequantized": _dequantized(_matmul(rows, matrix), 2.0**-30),
     }  # fmt: skip
@@ -87,13 +92,16 @@ def _matmul(x: Value, matrix: Value) -> Value:
 
 
 def _requantized(acc: Value, multiplier: float, *, relu: bool = False) -> Value:
-    return apply(ascend.Requant(1, offset=-3, slope=0.0 if relu else 1.0), acc, const(_multipliers(multiplier)))
+    return apply(ascend.Requant(1, offset=-3, slope=0.0 if relu else 1.0), acc, _multipliers(acc, multiplier))
 
 
 def _dequantized(acc: Value, multiplier: float) -> Value:
-    return apply(ascend.Dequant(1, to=F16), acc, const(_multipliers(multiplier)))
+    return apply(ascend.Dequant(1, to=F16), acc, _multipliers(acc, multiplier))
 
 
-def _multipliers(scale: float) -> Array:
+def _multipliers(acc: Value, scale: float) -> Value:
     """One per channel: the power of two itself, which makes ties, and numbers of ten bits beside it."""
-    return (scale * np.where(np.arange(CHANNELS) % 2, 1 + np.arange(CHANNELS) / 1024, 1)).astype(np.float32)
+    count = acc.type.dims[1]
+    assert isinstance(count, int)
+    channels = np.arange(count)
+    return const((scale * np.where(channels % 2, 1 + channels / 1024, 1)).astype(np.float32))

@@ -53,10 +53,10 @@ class Accumulator(OverflowCount):
         """The accumulators of ``x``; shapes as the function that prepared this object says."""
         raise NotImplementedError
 
-    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
-        """``step`` of the accumulators of ``x``, where they are exact in float32; channels innermost in memory.
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> list[Array]:
+        """The results of ``step`` of the accumulators of ``x``, where they are exact in float32.
 
-        Arrays ``beside`` have the shape of the result.
+        They have channels innermost in memory; arrays ``beside`` have their shape.
         """
         raise NotImplementedError
 

@@ -18,7 +18,12 @@ from amctc.interp import Kernel, KernelFactory
 from amctc.ir import Op, layer_name
 from amctc.kernels import integer_epilogue as epilogue
 from amctc.kernels.accumulator import Accumulator
-from amctc.kernels.epilogue_parameters import DequantParameters, dequant_parameters, requant_parameters
+from amctc.kernels.epilogue_parameters import (
+    DequantParameters,
+    dequant_parameters,
+    quant_factors,
+    requant_parameters,
+)
 from amctc.kernels.integer_batch import BatchProduct
 from amctc.kernels.integer_linear import prepare_conv, prepare_gemm
 from amctc.kernels.integer_transposed import prepare_conv_transpose
@@ -69,9 +74,8 @@ class _Kernels:
             return lambda x: epilogue.quantize_fp16(
                 x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode, overflow=profile.island_overflow
             )
-        if sqrt_mode and profile.sqrt_mode_squares:  # the host multiplies, in float32 (N2)
-            scale, sqrt_mode = float(np.float32(scale) * np.float32(scale)), False
-        return lambda x: epilogue.quantize_fp32(x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=sqrt_mode)
+        scale, *again = quant_factors(kind, profile)
+        return lambda x: epilogue.quantize_fp32(x, scale, kind.offset, bits=kind.to.bits, sqrt_mode=bool(again))
 
     def _dynamic_quant(self, op: Op, constants: Sequence[Array | None]) -> Kernel:
         return lambda x: quantize_rows(x, self._profile.dynamic_quant)

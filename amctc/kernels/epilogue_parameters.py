@@ -40,6 +40,13 @@ class RequantParameters(NamedTuple):
 NO_SHIFT = np.zeros(1, np.int64)
 
 
+def quant_factors(kind: ascend.Quant, profile: Profile) -> tuple[float, ...]:
+    """What a quantizer in float32 multiplies by, one after the other (N2)."""
+    if kind.sqrt_mode and profile.sqrt_mode_squares:  # the host multiplies, in float32
+        return (float(np.float32(kind.scale) * np.float32(kind.scale)),)
+    return (kind.scale,) * (1 + kind.sqrt_mode)
+
+
 def dequant_parameters(kind: ascend.Dequant, parameter: Array, profile: Profile) -> DequantParameters:
     """Of a float32 scale, or of packed words (N11); divided by the positions of a pool's window in float32 (N26)."""
     scale, shift = parameter, NO_SHIFT

@@ -100,26 +100,33 @@ class DepthwiseConv(Accumulator):
 
     def __call__(self, x: Int8) -> Int32:
         """int8 (N, I, spatial…) -> int32 (N, O, out…), channels-last in memory."""
-        return self._filled(x, np.int32, lambda sums, bias, target, place: self._settle(sums, bias, target))
 
-    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
+        def finish(sums: Array, bias: Array, targets: Sequence[Array], place: _Place) -> None:
+            self._settle(sums, bias, targets[0])
+
+        (acc,) = self._filled(x, (np.int32,), finish)
+        return acc
+
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> list[Array]:
         """int8 (N, I, spatial…) -> what ``step`` makes of (N, O, out…)."""
         others = [channels_last(b).reshape(len(b), -1, b.shape[-1] * b.shape[1]) for b in beside]
         tiles: list[ChannelTiles] = []
 
-        def finish(sums: Array, bias: Array, target: Array, place: _Place) -> None:
+        def finish(sums: Array, bias: Array, targets: Sequence[Array], place: _Place) -> None:
             if not tiles:  # the first block is the largest
                 tiles.append(ChannelTiles(step.function, step.parameters, len(self._bias), sums.size))
             sums += bias
             with np.errstate(all="ignore"):
-                tiles[0].fill(target.reshape(-1), sums.reshape(-1), *(o[place].reshape(-1) for o in others))
+                tiles[0].fill(
+                    [t.reshape(-1) for t in targets], sums.reshape(-1), *(o[place].reshape(-1) for o in others)
+                )
 
-        return self._filled(x, step.dtype, finish)
+        return self._filled(x, step.dtypes, finish)
 
     def _filled(
-        self, x: Int8, dtype: DTypeLike, finish: Callable[[Array, Array, Array, _Place], None]
-    ) -> Array:  # fmt: skip
-        """The result: ``finish(sums, bias, target, place)`` is called for each block of rows of an image."""
+        self, x: Int8, dtypes: Sequence[DTypeLike], finish: Callable[[Array, Array, Sequence[Array], _Place], None]
+    ) -> list[Array]:  # fmt: skip
+        """The results: ``finish(sums, bias, targets, place)`` is called for each block of rows of an image."""
         if self._lifted:
             x = x[:, :, None]
         check_activations(x, self._channels, self._window)
@@ -127,14 +134,14 @@ class DepthwiseConv(Accumulator):
         images = channels_last(pad_for(x, self._window, self._offset_x))
         taps = self._sums.spread_taps(width)
         bias = np.tile(self._bias.astype(self._sums.dtype) if self.is_exact_in_float32 else self._bias, width)
-        filled = np.empty((len(x), height, width * len(self._bias)), dtype)
+        filled = [np.empty((len(x), height, width * len(self._bias)), dtype) for dtype in dtypes]
         for number, image in enumerate(images):
             phases = self._sums.phases(np.repeat(image, self._multiplier, axis=-1) if self._multiplier > 1 else image)
             for rows in self._sums.row_blocks((height, width)):
                 place = number, rows
-                finish(self._sums.sums(phases, taps, rows), bias, filled[place], place)
-        result = channels_first(filled.reshape(len(x), *out, len(self._bias)))
-        return result[:, :, 0] if self._lifted else result
+                finish(self._sums.sums(phases, taps, rows), bias, [f[place] for f in filled], place)
+        results = [channels_first(f.reshape(len(x), *out, len(self._bias))) for f in filled]
+        return [r[:, :, 0] for r in results] if self._lifted else results
 
     def _settle(self, sums: Array, bias: Array, target: Int32) -> None:
         """``target`` = sums + bias, brought into int32 where the weights do not prove that it fits (N7)."""

@@ -8,6 +8,7 @@ docs/numerics.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from amctc.errors import InputError
 from amctc.kernels.accumulator_shift import shifted
-from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow, narrow_tile, round_tile, widen
+from amctc.kernels.half_precision import (
+    Float16,
+    Float32,
+    Overflow,
+    least_is_normal,
+    narrow,
+    narrow_tile,
+    round_tile,
+    widen,
+)
+from amctc.kernels.half_results import HalfResult, TileReader
 from amctc.kernels.integer_pool import max_pool_int8 as max_pool_int8  # the pools belong to the same public set
 from amctc.kernels.integer_pool import sum_pool_int8 as sum_pool_int8
-from amctc.kernels.tiles import Array, TileStep, map_tiles
+from amctc.kernels.tiles import Array, TileStep, as_scratch, map_tiles
 from amctc.numerics.rounding import round_multiplier as rounded_multiplier
 from amctc.numerics.rounding import truncate_multiplier
 
@@ -44,14 +55,22 @@ def quantize_fp32(
     """
 
     def step(tile: Array, out: Array, scale: Float32, offset: Float32) -> None:
-        t = widen(tile)
-        t *= scale
-        if sqrt_mode:
-            t *= scale
-        t += offset  # adding 0 changes no value
-        saturate_into(out, t, bits)
+        fp32_quantizer((scale,) * (1 + sqrt_mode), offset, bits).fill(widen(tile), out)
 
     return map_tiles(step, x, _storage(bits), _f32(scale), _f32(offset), channel_axis=channel_axis)
+
+
+def fp32_quantizer(factors: Sequence[ArrayLike], offset: ArrayLike, bits: int) -> TileReader:
+    """:func:`quantize_fp32` of a tile: times each of ``factors``, plus ``offset``, rounded and saturated."""
+    numbers, added = [_f32(factor) for factor in factors], _f32(offset)
+
+    def fill(t: Float32, out: Array) -> None:
+        for number in numbers:
+            t *= number
+        t += added  # adding 0 changes no value
+        saturate_into(out, t, bits)
+
+    return TileReader(_storage(bits), fill)
 
 
 def quantize_fp16(
@@ -111,21 +130,23 @@ def dequantize_fixpipe(
     accumulators +0. ``overflow``: beyond ±65504 saturate, or the infinity that the other vendor golden gives.
     """
     multiplier = rounded_multiplier(scale) if round_multiplier else truncate_multiplier(scale)
-    step = fixpipe_dequantizer(multiplier, relu=relu, overflow=overflow)
-    return step(shifted(acc, shift, channel_axis), channel_axis)
+    step = fixpipe_dequantizer(multiplier, relu=relu, result=HalfResult(overflow))
+    return step(shifted(acc, shift, channel_axis), channel_axis)[0]
 
 
-def fixpipe_dequantizer(multiplier: ArrayLike, *, relu: bool, overflow: Overflow) -> TileStep:
+def fixpipe_dequantizer(multiplier: ArrayLike, *, relu: bool, result: HalfResult) -> TileStep:
     """:func:`dequantize_fixpipe` of accumulators, int32 or exact in float32, behind the shift; M1 is ``multiplier``."""
+    subnormal = not least_is_normal(_f32(multiplier))
 
-    def step(tile: Array, out: Float16, multiplier: Float32) -> None:
-        t = tile.astype(np.float32)
+    def step(tile: Array, *outs_and_multiplier: Array) -> None:
+        *outs, multiplier = outs_and_multiplier
+        t = as_scratch(tile)
         if relu:
             np.clip(t, np.float32(0), np.float32(math.inf), out=t)  # twice as fast as maximum with a scalar
         t *= multiplier
-        narrow_tile(t, out, overflow)
+        result.fill(t, outs, subnormal=subnormal)
 
-    return TileStep(step, np.float16, (_f32(multiplier),))
+    return TileStep(step, result.dtypes, (_f32(multiplier),))
 
 
 def dequantize_full_scale(
@@ -181,7 +202,7 @@ def requantize_fixpipe(
     Raises :class:`InputError` for an offset outside int9 (N11).
     """
     requantize = fixpipe_requantizer(multiplier, offset, negative_multiplier=negative_multiplier, unsigned=unsigned)
-    return requantize(shifted(acc, shift, channel_axis), channel_axis)
+    return requantize(shifted(acc, shift, channel_axis), channel_axis)[0]
 
 
 def fixpipe_requantizer(
@@ -205,14 +226,15 @@ def fixpipe_requantizer(
     bounds = (_f32(np.clip(end + offsets, low, high)) for end in (least, 255))
 
     def step(tile: Array, out: Array, positive: Float32, negative: Float32, offset: Float32, *ends: Float32) -> None:
-        t = tile.astype(np.float32)
-        t *= np.where(tile < 0, negative, positive) if leaky else positive
+        factor = np.where(tile < 0, negative, positive) if leaky else positive
+        t = as_scratch(tile)
+        t *= factor
         np.rint(t, out=t)
         t += offset
         np.clip(t, *ends, out=t)
         np.copyto(out, t, casting="unsafe")
 
-    return TileStep(step, np.uint8 if unsigned else np.int8, (positive, negative, _f32(offsets), *bounds))
+    return TileStep(step, (np.uint8 if unsigned else np.int8,), (positive, negative, _f32(offsets), *bounds))
 
 
 def antiquantize(

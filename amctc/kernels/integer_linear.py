@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from amctc.errors import InputError, LimitError
+from amctc.kernels import integer_winograd as winograd
 from amctc.kernels.accumulator import (
     INT32_MAX,
     INT32_MIN,
@@ -61,7 +62,10 @@ def folded_conv(weight: Int8, folded: Int64, window: Window, group: int, offset_
     """The fastest kernel for a convolution whose bias′ has been computed."""
     if group > 1 and weight.shape[1] == 1 and weight.ndim <= 4:
         return DepthwiseConv(weight, folded, window, group, offset_x, wrap)
-    return PatchConv(weight, folded, window, group, offset_x, wrap)
+    patches = PatchConv(weight, folded, window, group, offset_x, wrap)
+    if winograd.pays(weight, window, group) and patches.is_exact_in_float32 and winograd.is_exact(weight):
+        return winograd.WinogradConv(weight, folded, window, offset_x, patches)
+    return patches
 
 
 def weight_sums(weight: Int8) -> Int64:
@@ -116,7 +120,7 @@ class Product(Accumulator):
         self.overflows += outside
         return acc.reshape(*x.shape[:-1], acc.shape[1])
 
-    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> list[Array]:
         """int8 (…, K) -> what ``step`` makes of (…, N)."""
         rows = self._rows(x)
         sums = np.empty((len(rows), self._packed.matrix.shape[1]), np.float32)
@@ -151,7 +155,7 @@ class PatchConv(Accumulator):
         patches = self._patches(x)
         acc = np.empty((*patches.shape[: x.ndim - 1], self._outputs), np.int32)
         if self.is_exact_in_float32:
-            self._one_product(patches, acc)
+            self._one_product(patches, [acc])
             return channels_first(acc)
         depth, width = self._packed[0].matrix.shape
         channels = self._channels // len(self._packed)
@@ -164,12 +168,13 @@ class PatchConv(Accumulator):
                 self.overflows += outside
         return channels_first(acc)
 
-    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> Array:
+    def finished(self, x: Int8, step: TileStep, beside: Sequence[Array] = ()) -> list[Array]:
         """int8 (N, I, spatial…) -> what ``step`` makes of (N, O, out…)."""
         patches = self._patches(x)
-        out = np.empty((*patches.shape[: x.ndim - 1], self._outputs), step.dtype)
-        self._one_product(patches, out, step, [channels_last(b) for b in beside])
-        return channels_first(out)
+        shape = (*patches.shape[: x.ndim - 1], self._outputs)
+        outs = [np.empty(shape, dtype) for dtype in step.dtypes]
+        self._one_product(patches, outs, step, [channels_last(b) for b in beside])
+        return [channels_first(out) for out in outs]
 
     def _patches(self, x: Int8) -> Int8:
         check_activations(x, self._channels, self._window)
@@ -177,29 +182,30 @@ class PatchConv(Accumulator):
         return patch_view(channels_last(pad_for(x, self._window, self._offset_x)), self._window, out)
 
     def _one_product(
-        self, patches: Int8, out: Array, step: TileStep | None = None, beside: Sequence[Array] = ()
+        self, patches: Int8, outs: Sequence[Array], step: TileStep | None = None, beside: Sequence[Array] = ()
     ) -> None:  # fmt: skip
-        """Fill ``out`` with the sums, or with what ``step`` makes of them, block by block.
+        """Fill ``outs`` with the sums, or with what ``step`` makes of them, block by block.
 
         Each block is one product into scratch that all share: fresh pages cost as much time.
         """
         (packed,) = self._packed
         depth, width = packed.matrix.shape
-        boxes = list(blocks(out.shape[:-1], PATCH_BYTES // (5 * depth)))
-        most = max((math.prod(out[box].shape[:-1]) for box in boxes), default=0)
+        boxes = list(blocks(outs[0].shape[:-1], PATCH_BYTES // (5 * depth)))
+        most = max((math.prod(outs[0][box].shape[:-1]) for box in boxes), default=0)
         gathered, products = np.empty(most * depth, np.float32), np.empty(most * width, np.float32)
-        tiles = None if step is None else ChannelTiles(step.function, step.parameters, width, most * width)
+        bias = packed.bias_i64.astype(np.float32)
+        tiles = None if step is None else ChannelTiles(step.function, step.parameters, width, most * width, bias)
         for box in boxes:
-            tile, target = patches[box], out[box].reshape(-1, width)  # a view: a box covers a run of positions
-            rows = gathered[: len(target) * depth]
+            tile, targets = patches[box], [out[box].reshape(-1, width) for out in outs]  # views: a run of positions
+            rows = gathered[: len(targets[0]) * depth]
             rows.reshape(tile.shape)[...] = tile
             if tiles is None:
-                packed.matmul_into(rows.reshape(-1, depth), target, products)
+                packed.matmul_into(rows.reshape(-1, depth), targets[0], products)
                 continue
-            sums = products[: target.size]
-            packed.sums_into(rows.reshape(-1, depth), sums.reshape(target.shape))
+            sums = products[: targets[0].size]
+            np.matmul(rows.reshape(-1, depth), packed.matrix, out=sums.reshape(targets[0].shape))
             with np.errstate(all="ignore"):
-                tiles.fill(target.reshape(-1), sums, *(b[box].reshape(-1) for b in beside))
+                tiles.fill([t.reshape(-1) for t in targets], sums, *(b[box].reshape(-1) for b in beside))
 
 
 def _chunks(packed: Sequence[PackedWeight]) -> str:

@@ -9,7 +9,7 @@ from amctc.errors import InputError
 from amctc.kernels.accumulator_shift import Int32, shifted
 from amctc.kernels.half_precision import Float16, Float32, Overflow, narrow_tile, round_tile, widen
 from amctc.kernels.integer_epilogue import split_fp16_scale
-from amctc.kernels.tiles import Array, TileStep
+from amctc.kernels.tiles import Array, TileStep, as_scratch
 
 GUARD = np.float32(2.0**-17)
 """N15: brings every int32 (2^31 · 2^-17 = 2^14) into the range of float16."""
@@ -44,7 +44,7 @@ def dequantize_f16(
     Raises :class:`InputError` for a scale that float16 cannot hold.
     """
     step = vector_dequantizer(scale, relu=relu, guard=guard, sqrt_mode=sqrt_mode, overflow=overflow)
-    return step(shifted(acc, shift, channel_axis), channel_axis)
+    return step(shifted(acc, shift, channel_axis), channel_axis)[0]
 
 
 def vector_dequantizer(
@@ -58,7 +58,7 @@ def vector_dequantizer(
     before, after = (GUARD, 1 / GUARD) if guard else (np.float32(1), np.float32(1))
 
     def step(tile: Array, out: Float16, scale: Float32) -> None:
-        t = tile.astype(np.float32)
+        t = as_scratch(tile)
         t *= before
         round_tile(t, overflow)  # no -0 comes in or out: an accumulator is 0 or at least 2^-17
         t *= scale
@@ -71,7 +71,7 @@ def vector_dequantizer(
             t *= scale
             narrow_tile(t, out, overflow)
 
-    return TileStep(step, np.float16, (widen(halves),))
+    return TileStep(step, (np.float16,), (widen(halves),))
 
 
 def split_dequant_scale(scale: ArrayLike) -> tuple[Float32, bool]:

@@ -12,59 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from amctc.ir import Op, Value
 from amctc.numerics.rounding import MAX_FLOAT16
-from amctc.onnx_bridge.segment_writer import (
-    RUNTIME_DOMAIN,
-    TO_FIRST,
-    TO_LAST,
-    UNSIGNED,
-    SegmentWriter,
-    channels_are_last,
-)
+from amctc.onnx_bridge.float_convs import emit_group_conv
+from amctc.onnx_bridge.segment_products import ONE, Array, Product
+from amctc.onnx_bridge.segment_writer import RUNTIME_DOMAIN, TO_LAST, UNSIGNED, SegmentWriter, channels_are_last
 
-Array = np.ndarray[Any, Any]
-
-ONE = np.float32(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """A convolution (``weight`` ``[O, I/group, kh, kw]``) or matrix product (``[K, N]``) of a segment.
-
-    ``x`` are its data, ``offset_x`` the int8 that means 0, ``bias`` its int32 bias without the fold of N8.
-    """
-
-    x: Value
-    weight: Array
-    bias: Array
-    offset_x: int
-    strides: tuple[int, ...] = ()
-    pads: tuple[int, ...] = ()
-    dilations: tuple[int, ...] = ()
-    group: int = 1
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether it slides over two spatial axes."""
-        return self.weight.ndim == 4
-
-    @property
-    def outputs(self) -> int:
-        """Output channels."""
-        return int(self.weight.shape[0] if self.is_conv else self.weight.shape[1])
-
-    @property
-    def columns(self) -> Array:
-        """The weight as the matrix that patches are multiplied with: kernel positions outermost, channels inside."""
-        if not self.is_conv:
-            return self.weight
-        return self.weight.transpose(2, 3, 1, 0).reshape(-1, self.outputs)
+LONGEST_ROW = 8192
+"""Elements of an image row that still lie in the first cache with their factors: beyond, longer rows gain nothing."""
 
 
 def emit_requant(w: SegmentWriter, result: Value, product: Product, multiplier: Array, offset: int, relu: bool) -> None:
@@ -101,9 +60,9 @@ def emit_dequant_vector(
     """
     first, *others = clips
     x = _scaled(w, product, np.full(product.outputs, guard, np.float32))
-    x = w.rounded_to_half(_kept_in_float16(w, x, first))
+    x, repeats = _widened(w, w.rounded_to_half(_kept_in_float16(w, x, first)), result)
     for number, (scale, clip) in enumerate(zip(scales, others, strict=True)):
-        x = w.node("Mul", x, w.constant(scale))
+        x = w.node("Mul", x, w.constant(np.tile(scale, repeats)))
         if relu and number == 0:
             x = w.node("Relu", x)
         x = w.rounded_to_half(_kept_in_float16(w, x, clip))
@@ -119,8 +78,8 @@ def emit_accumulator(w: SegmentWriter, result: Value, product: Product) -> None:
     _shaped(w, w.node("Add", sums, w.constant(product.bias)), result, w.name(result))
 
 
-def emit_quant(w: SegmentWriter, op: Op, scales: tuple[float, ...], offset: int, *, half: bool, clip: bool) -> None:
-    """int8 from numbers (N2): multiplied by each of ``scales``, ``offset`` added, rounded half to even.
+def emit_quant(w: SegmentWriter, op: Op, data: Value, scales: tuple[float, ...], *, half: bool, clip: bool) -> None:
+    """int8 from ``data`` (N2): multiplied by each of ``scales``, the offset added, rounded half to even.
 
     With ``half`` every number on the way is a float16 (N3), which ``clip`` says may have to be saturated.
     """
@@ -129,11 +88,12 @@ def emit_quant(w: SegmentWriter, op: Op, scales: tuple[float, ...], offset: int,
         y = w.node(op_type, x, w.constant(np.float32(number)))
         return w.rounded_to_half(_kept_in_float16(w, y, clip)) if half else y
 
-    x = w.name(_operand(op, 0))
+    kind: Any = op.kind
+    x = w.name(data)
     for scale in scales:
         x = stepped("Mul", x, scale)
-    if offset:
-        x = stepped("Add", x, offset)
+    if kind.offset:
+        x = stepped("Add", x, kind.offset)
     point = w.constant(np.array(UNSIGNED, np.uint8))
     w.node("QuantizeLinear", x, w.constant(ONE), point, result=w.name(op.result))
 
@@ -199,20 +159,25 @@ def _kept_in_float16(w: SegmentWriter, x: str, clip: bool) -> str:
 
 
 def _scaled(w: SegmentWriter, product: Product, multiplier: Array) -> str:
-    """f32(acc) · multiplier, output channels last.
-
-    With groups by the runtime's float32 convolution, which adds integers below 2^24 exactly, in whatever order.
-    """
+    """f32(acc) · multiplier, output channels last."""
     if product.group == 1:
         return _gemm(w, product, _patches(w, product), multiplier, ())
-    point = w.constant(np.array(product.offset_x + UNSIGNED, np.uint8))
-    real = w.node("DequantizeLinear", w.node("Transpose", w.name(product.x), perm=TO_FIRST), w.constant(ONE), point)
-    sums = w.node(
-        "Conv", real, w.constant(product.weight.astype(np.float32)), w.constant(product.bias.astype(np.float32)),
-        kernel_shape=product.weight.shape[2:], strides=product.strides, pads=product.pads,
-        dilations=product.dilations, group=product.group,
-    )  # fmt: skip
-    return w.node("Mul", w.node("Transpose", sums, perm=TO_LAST), w.constant(multiplier))
+    return emit_group_conv(w, product, multiplier)
+
+
+def _widened(w: SegmentWriter, x: str, result: Value) -> tuple[str, int]:
+    """``x``, channels last, with whole image rows in its last axis, and how many columns that are.
+
+    Factors per channel are then repeated along a row: the runtime begins anew for each run of the last axis.
+    """
+    if not channels_are_last(result.type):
+        return x, 1
+    _, channels, _, columns = result.type.dims
+    assert isinstance(channels, int)
+    assert isinstance(columns, int)
+    if channels * columns > LONGEST_ROW:
+        return x, 1
+    return w.node("Reshape", x, w.constant(np.array([-1, columns * channels], np.int64))), columns
 
 
 def _patches(w: SegmentWriter, product: Product) -> str:
@@ -250,11 +215,3 @@ def _operand(op: Op, index: int) -> Value:
     value = op.operands[index]
     assert value is not None
     return value
-
-
-__all__ = [
-    "Product", "emit_accumulator", "emit_add", "emit_clip", "emit_concat", "emit_dequant",
-    "emit_dequant_vector",
-    "emit_max_pool", "emit_quant", "emit_relu",
-    "emit_requant",
-]  # fmt: skip

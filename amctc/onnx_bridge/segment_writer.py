@@ -20,7 +20,7 @@ from amctc.types import F16, I8, I32, TensorType
 
 Array = np.ndarray[Any, Any]
 
-RUNTIME_DOMAIN = "com.microsoft"
+RUNTIME_DOMAIN, BLOCKED_DOMAIN = "com.microsoft", "com.microsoft.nchwc"
 OPSET, RUNTIME_OPSET = 17, 1
 UNSIGNED = 128
 """What is added to an int8 to hold it as uint8."""
@@ -69,7 +69,9 @@ class SegmentWriter:
         graph = helper.make_graph(
             self._nodes, "segment", [self._info(v) for v in inputs], [self._info(v) for v in outputs], self._constants
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(RUNTIME_DOMAIN, RUNTIME_OPSET)]
+        domains = {node.domain for node in self._nodes if node.domain}
+        opsets = [helper.make_opsetid(domain, RUNTIME_OPSET) for domain in sorted(domains)]
+        opsets.append(helper.make_opsetid("", OPSET))
         made: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
         return made
 

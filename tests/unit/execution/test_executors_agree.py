@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import event, given
@@ -16,7 +18,8 @@ from amctc.execution.listing import listed, measured_peak
 from amctc.ir import Graph, GraphInput, Value, apply, const
 from amctc.kernels import float_pointwise
 from amctc.kernels.half_precision import Overflow
-from amctc.kernels.integer_epilogue import add_float16, dequantize_fixpipe
+from amctc.kernels.half_results import HalfResult
+from amctc.kernels.integer_epilogue import add_float16, dequantize_fixpipe, fp32_quantizer, quantize_fp32
 from amctc.kernels.residual import LEAST_MULTIPLIER, residual_adder
 from amctc.numerics.rounding import truncate_multiplier
 from amctc.onnx_bridge import segment_writer
@@ -143,15 +146,21 @@ def test_a_sum_from_the_accumulator_has_the_bits_of_its_parts(overflow: Overflow
     other = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1 << 8, 1, 1 << 8)
     rng = np.random.default_rng(3)
     acc = (rng.integers(-(1 << 31), 1 << 31, other.shape) >> rng.integers(0, 32, other.shape)).astype(np.int32)
-    for base in (LEAST_MULTIPLIER, 2.0**-13, 0.0037):
+    for base in (LEAST_MULTIPLIER, np.nextafter(np.float32(2.0**-14), np.float32(0)), 2.0**-14, 0.0037):
         scale = np.full(1 << 8, base, np.float32) * 2.0 ** rng.integers(0, 4, 1 << 8).astype(np.float32)
         own = dequantize_fixpipe(acc, scale, relu=relu, overflow=overflow)
         wanted = float_pointwise.relu(add_float16(own, other, overflow=overflow))
-        step = residual_adder(
-            truncate_multiplier(scale), relu=relu, overflow=overflow, sum_relu=True, sum_overflow=overflow
+        adder = functools.partial(
+            residual_adder, truncate_multiplier(scale), relu=relu, overflow=overflow, sum_relu=True
         )
-        given = step(acc, 1, (other,))
+        (given,) = adder(result=HalfResult(overflow))(acc, 1, (other,))
         np.testing.assert_array_equal(given.view(np.uint16), wanted.view(np.uint16))
+        half = HalfResult(overflow, True, True, (fp32_quantizer((0.37,), -3, 8), fp32_quantizer((9.0, 0.1), 0, 16)))
+        held, *integers = adder(result=half)(acc, 1, (other.astype(np.float32),))
+        np.testing.assert_array_equal(held, wanted.astype(np.float32))
+        np.testing.assert_array_equal(integers[0], quantize_fp32(wanted, 0.37, -3))
+        np.testing.assert_array_equal(integers[1], np.rint(np.clip(np.nan_to_num(
+            wanted.astype(np.float32) * np.float32(9) * np.float32(0.1)), -32768, 32767)))  # fmt: skip
 
 
 def test_residual_sums_are_joined_where_nobody_else_reads_the_parts() -> None:
@@ -252,11 +261,12 @@ def test_the_self_test_reaches_every_form() -> None:
     """One segment computes all of it, and results spread over int8: a test whose results saturate sees nothing."""
     graph = self_test.self_test_graph(1)
     plan = plan_for(graph, A2, "onnxruntime")
-    assert [len(step.ops) for step in plan.steps] == [17]
+    assert [len(step.ops) for step in plan.steps] == [21]
     data = np.random.default_rng(0).integers(-128, 128, (2, self_test.CHANNELS, 9, 9)).astype(np.int8)
     results = plan.run({"x": data, "rows": data[:, :, 0, 0]})
     assert len(np.unique(results["dense"])) > 200
-    assert min(len(np.unique(results[n])) for n in ("depthwise", "grouped", "matmul", "sum", "quantized")) > 40
+    others = ("depthwise", "grouped", "blocked", "matmul", "sum", "quantized")
+    assert min(len(np.unique(results[n])) for n in others) > 40
 
 
 def test_a_difference_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

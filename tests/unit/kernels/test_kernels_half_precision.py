@@ -99,6 +99,17 @@ def test_round_tile_leaves_in_float32_what_numpy_rounds_to_float16(overflow):
         np.testing.assert_array_equal(rounded, wanted)
 
 
+def test_round_tile_of_multiples_of_the_least_half_needs_no_least_exponent():
+    """Below 2^-14 they are float16 numbers, zeros come out as +0; above, every half, its midpoints and neighbours."""
+    small = np.arange(-(1 << 10), (1 << 10) + 1, dtype=np.float32) * np.float32(2.0**-24)
+    large = around_every_half_and_midpoint()
+    for values in (small, np.float32([-0.0, 0.0]), large[np.abs(large) >= 2.0**-14]):
+        expected = numpy_half(values, "inf").astype(np.float32) + np.float32(0)
+        rounded = values.copy()
+        round_tile(rounded, "inf", subnormal=False)
+        np.testing.assert_array_equal(rounded.view(np.uint32), expected.view(np.uint32))
+
+
 def test_round_tile_keeps_nan_and_takes_nothing():
     values = np.float32([1 + 2**-12, np.nan, -3])
     round_tile(values, "inf")
