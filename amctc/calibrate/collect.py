@@ -53,7 +53,7 @@ def collect(
     tensors = tuple(_Tensor(str(v.name), tensor_of[v]) for v in values)
     total = len(batches) if hasattr(batches, "__len__") else 0  # type: ignore[arg-type]
     bins = observers.histograms[0].counts.size if values else 0
-    with shared_session(watched, executor, provider=provider) if computed else nullcontext() as run:
+    with shared_session(watched, executor, provider=provider, unordered=True) if computed else nullcontext() as run:
         observe = functools.partial(_observed, run, tensors, bins)
         left = _numbered(islice(batches, collection.done, None), observers.samples, graph.inputs, values)
         for count, found in in_order(executor, observe, left):

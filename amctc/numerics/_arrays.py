@@ -23,6 +23,8 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 def float32_array(x: npt.ArrayLike) -> Float32Array:
     """``x`` as float32; values beyond the float32 range become infinite without a warning."""
+    if isinstance(x, np.ndarray) and x.dtype == np.float32:
+        return x
     with np.errstate(over="ignore"):
         return np.asarray(x, dtype=np.float32)
 

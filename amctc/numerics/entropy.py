@@ -15,7 +15,8 @@ from amctc.numerics.linear import storage_range
 SMOOTHING = 1e-4
 """Share of the quantized distribution spread over the bins in use: a bin the levels miss keeps log(p/q) finite."""
 
-_CELLS = 1 << 14  # levels evaluated at a time: arrays of 128 KB stay in L2 cache
+_ROUNDING = 1e-9  # far above that of sums of some thousand terms, far below what tells candidates apart
+_CELLS = 1 << 13  # levels evaluated at a time: arrays of 64 KB stay in L2 cache
 
 
 def entropy(h: Histogram, *, bits: int = 8, symmetric: bool = False) -> tuple[float, float]:
@@ -53,31 +54,80 @@ def entropy(h: Histogram, *, bits: int = 8, symmetric: bool = False) -> tuple[fl
     tried = upper - lower > last - first
     if not tried[0]:
         return h.low, h.high
-    divergence = divergences(h, lower[tried], upper[tried], bits)
-    bound = float(reach[tried][int(divergence.argmin())]) * h.width
+    at = Divergences(h, bits).least(lower[tried], upper[tried])
+    bound = float(reach[tried][at]) * h.width
     return max(h.low, -bound), min(h.high, bound)
 
 
-def divergences(h: Histogram, lower: Int64Array, upper: Int64Array, bits: int) -> Float64Array:
-    """KL divergence, in nats, of quantizing bins ``lower`` … ``upper`` - 1 to 2**bits levels; arrays [candidates].
+class Divergences:
+    """KL divergences, in nats, of quantizing bins ``lower`` … ``upper`` - 1 of a histogram to 2**bits levels.
 
-    See :func:`entropy` for the definition. A range that holds no value has an infinite one.
+    See :func:`entropy` for the definition. A range that holds no value has an infinite one. Arrays are [candidates].
     """
-    counts = h.counts.astype(np.float64)
-    counts[h.half_bins] -= h.zeros
-    total, upto, information = float(counts.sum()), _before(counts), _before(_x_log_x(counts))
-    if not total:
-        return np.zeros(lower.size)
-    inside = upto[upper] - upto[lower]
-    outside = np.stack([upto[lower], total - upto[upper]])
-    ends = np.stack([counts[lower], counts[upper - 1]])
-    crossed, cells = np.empty(lower.size), _Cells(upto, _before(counts > 0.0), bits, lower.size)
-    for at in range(0, lower.size, cells.rows):
-        part = slice(at, at + cells.rows)
-        crossed[part] = cells.cross_entropy(lower[part], upper[part], inside[part], outside[:, part], ends[:, part])
-    result = information[upper] - information[lower] + (_x_log_x(ends + outside) - _x_log_x(ends)).sum(axis=0)
-    result = (result - crossed) / total - np.log(total)
-    return np.where(inside > 0.0, result, np.inf)
+
+    def __init__(self, h: Histogram, bits: int) -> None:
+        counts = h.counts.astype(np.float64)
+        counts[h.half_bins] -= h.zeros
+        self._counts, self._total, self._levels = counts, float(counts.sum()), 1 << bits
+        self._upto, self._used, self._information = _before(counts), _before(counts > 0.0), _before(_x_log_x(counts))
+        self._cells = _Cells(self._upto, self._used, bits)
+
+    def __call__(self, lower: Int64Array, upper: Int64Array) -> Float64Array:
+        """The divergences themselves."""
+        if not self._total:
+            return np.zeros(lower.size)
+        inside, outside, ends = self._parts(lower, upper)
+        crossed, cells = np.empty(lower.size), self._cells
+        for at in range(0, lower.size, cells.rows):
+            part = slice(at, at + cells.rows)
+            crossed[part] = cells.cross_entropy(lower[part], upper[part], inside[part], outside[:, part], ends[:, part])
+        result = self._information[upper] - self._information[lower]
+        result += (_x_log_x(ends + outside) - _x_log_x(ends)).sum(axis=0)
+        result = (result - crossed) / self._total - np.log(self._total)
+        return np.where(inside > 0.0, result, np.inf)
+
+    def bounds(self, lower: Int64Array, upper: Int64Array) -> Float64Array:
+        """What the divergences are at least: those between the shares of the first bin, of the last and of all others.
+
+        By the log sum inequality (Cover and Thomas, *Elements of Information Theory*, theorem 2.7.1) none of them is
+        more than that of the bins. What a range clips is in its end bins, so this is most of what clipping costs.
+        """
+        if not self._total:
+            return np.zeros(lower.size)
+        inside, outside, ends = self._parts(lower, upper)
+        bins, filled = upper - lower, (ends == 0.0) & (outside > 0.0)
+        in_use = self._used[upper] - self._used[lower] + filled.sum(axis=0)
+        first = np.stack([lower, lower + -(-bins * (self._levels - 1) // self._levels)])  # bins of the end levels
+        after = np.stack([lower + -(-bins // self._levels), upper])
+        used = self._used[after] - self._used[first] + filled
+        with np.errstate(invalid="ignore", divide="ignore"):
+            q = (1.0 - SMOOTHING) * (self._upto[after] - self._upto[first]) / (used * inside) + SMOOTHING / in_use
+            p = (ends + outside) / self._total
+            shares = np.stack([p, q])
+            shares[:, p == 0.0] = 0.0
+            p, q = np.concatenate([shares, 1.0 - shares.sum(axis=1, keepdims=True)], axis=1)
+            terms = np.where(p > _ROUNDING, p * np.log(p / q), 0.0)
+        return np.where(inside > 0.0, terms.sum(axis=0), np.inf)
+
+    def least(self, lower: Int64Array, upper: Int64Array) -> int:
+        """Which candidate has the least divergence, the first of equal ones.
+
+        Candidates are tried in the order of their bounds, until these exceed the least divergence found.
+        """
+        bounds, found = self.bounds(lower, upper), np.full(lower.size, np.inf)
+        order = np.argsort(bounds, kind="stable")
+        for at in range(0, lower.size, self._cells.rows):
+            tried = order[at : at + self._cells.rows]
+            if bounds[tried[0]] > found.min() + _ROUNDING:
+                break
+            found[tried] = self(lower[tried], upper[tried])
+        return int(found.argmin())
+
+    def _parts(self, lower: Int64Array, upper: Int64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Counts in the range, outside it on either side, and in its first and last bin."""
+        outside = np.stack([self._upto[lower], self._total - self._upto[upper]])
+        ends = np.stack([self._counts[lower], self._counts[upper - 1]])
+        return self._upto[upper] - self._upto[lower], outside, ends
 
 
 class _Cells:
@@ -86,9 +136,9 @@ class _Cells:
     ``upto``, ``used``: sums of c and of [c > 0] over the bins before each edge.
     """
 
-    def __init__(self, upto: Float64Array, used: Float64Array, bits: int, candidates: int) -> None:
+    def __init__(self, upto: Float64Array, used: Float64Array, bits: int) -> None:
         self._upto, self._used, self._bits = upto, used, bits
-        self.rows = max(1, min(_CELLS >> bits, candidates))
+        self.rows = max(1, _CELLS >> bits)
         levels = 1 << bits
         self._edges, self._sums = np.empty((self.rows, levels + 1), np.int64), np.empty((self.rows, levels + 1))
         self._levels, self._cells = np.arange(levels + 1), np.empty((3, self.rows, levels))
@@ -119,7 +169,7 @@ class _Cells:
 
     def _between(self, sums: Float64Array, edges: Int64Array, out: Float64Array) -> None:
         """The sums over the bins between neighbouring ``edges``."""
-        at = np.take(sums, edges, out=self._sums[: len(edges)], mode="clip")  # in range: not to be checked
+        at = sums.take(edges, out=self._sums[: len(edges)], mode="clip")  # in range: not to be checked
         np.subtract(at[:, 1:], at[:, :-1], out=out)
 
 

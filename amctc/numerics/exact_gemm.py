@@ -131,23 +131,15 @@ class PackedWeight:
         integers within ``activation_magnitude``.
         """
         if self.exact_with_bias:
-            return self._one_product(x, np.empty((x.shape[0], self.matrix.shape[1]), np.int32)), 0
+            result = np.empty((x.shape[0], self.matrix.shape[1]), np.int32)
+            self.matmul_into(x, result, np.empty(result.size, np.float32))
+            return result, 0
         if not self.can_overflow:
             return self._sum_of_chunks(x, np.dtype(np.int32)), 0
         total = self._sum_of_chunks(x, np.dtype(np.int64))
         outside = int(np.count_nonzero((total < _INT32_MIN) | (total > _INT32_MAX)))
         kept = total if wrap else np.clip(total, _INT32_MIN, _INT32_MAX)
         return kept.astype(np.int32), outside  # NumPy casts integers modulo 2^32
-
-    def matmul_float32(self, x: AnyArray) -> tuple[Float32Array, int]:
-        """f32(acc) (M, N) of the exact, saturated accumulator, and the count of :meth:`matmul`.
-
-        What N12, N13 and N17 multiply. Saves the way through int32 where one float32 product is exact.
-        """
-        if self.exact_with_bias:
-            return self._one_product(x, np.empty((x.shape[0], self.matrix.shape[1]), np.float32)), 0
-        accumulator, outside = self.matmul(x)
-        return accumulator.astype(np.float32), outside
 
     def matmul_into(self, x: AnyArray, out: Int32Array, scratch: Float32Array) -> None:
         """:meth:`matmul` into ``out`` where one product is exact (``exact_with_bias``).
@@ -164,10 +156,6 @@ class PackedWeight:
         np.matmul(x.astype(np.float32, copy=False), self.matrix, out=out)
         out += self.bias_i64.astype(np.float32)
 
-    def _one_product(self, x: AnyArray, out: AnyArray) -> AnyArray:
-        self.matmul_into(x, out, np.empty(out.size, np.float32))
-        return out
-
     def _sum_of_chunks(self, x: AnyArray, dtype: np.dtype[np.int32] | np.dtype[np.int64]) -> AnyArray:
         """The chunks' products, each exact in float32, added to the bias in an integer type that holds every sum.
 
@@ -179,17 +167,3 @@ class PackedWeight:
         for start, end in zip(self.splits, self.splits[1:], strict=False):
             total += np.matmul(values[:, start:end], self.matrix[start:end]).astype(dtype)
         return total
-
-
-def depthwise_sum(windows: AnyArray, weight: AnyArray, bias: AnyArray | None = None) -> Int64Array:
-    """Exact depthwise sums Σ_ij windows[..., i, j, c] · weight[i, j, c] + bias[c], int64 [..., C].
-
-    ``windows`` is a (strided) view (..., kh, kw, C) of integers held in float32, ``weight`` int8 (kh, kw, C). One
-    contiguous run over C per tap is the fastest form NumPy has. Exact like :class:`PackedWeight`, by the same bound;
-    a kernel too large for it (beyond 1024 taps, never seen) is summed in float64, exact to 2**53.
-    """
-    exact = exact_in_float32(np.abs(weight.astype(np.int64)).sum(axis=(0, 1)), 0).all()
-    kind = np.dtype(np.float32 if exact else np.float64)
-    sums: AnyArray = np.einsum("...ijc,ijc->...c", windows.astype(kind, copy=False), weight.astype(kind))
-    total = sums.astype(np.int64)
-    return total if bias is None else total + bias.astype(np.int64)

@@ -165,11 +165,11 @@ class QuantizationLoss:
         np.maximum(position, 0.0, out=position)
         np.copyto(bins, np.minimum(position, self._own.size - 1, out=position), casting="unsafe")
         # All indices are in range; mode="clip" says so to NumPy, which would write to a copy of its own first.
-        np.take(self._before, bins, out=below, mode="clip")
-        below += midpoints > np.take(self._own, bins, out=counts, mode="clip")
-        np.take(self._count_below, below, out=counts, mode="clip")
+        self._before.take(bins, out=below, mode="clip")
+        below += midpoints > self._own.take(bins, out=counts, mode="clip")
+        self._count_below.take(below, out=counts, mode="clip")
         counts *= midpoints
-        counts -= np.take(self._sum_below, below, out=sums, mode="clip")
+        counts -= self._sum_below.take(below, out=sums, mode="clip")
         return np.asarray(counts.sum(axis=1))
 
 

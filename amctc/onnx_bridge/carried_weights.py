@@ -8,6 +8,7 @@ from onnx import NodeProto
 
 from amctc.ir import LAYER_OP_TYPES, Graph, Op, constant_data, layer_name
 from amctc.onnx_bridge.subgraphs import bodies, inner_nodes
+from amctc.ops import quant
 from amctc.ops.onnx import Node
 
 WEIGHTED = LAYER_OP_TYPES | {
@@ -24,11 +25,20 @@ DRAWS = frozenset({"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "Rando
 
 
 def carried_weights(graph: Graph) -> Iterator[tuple[str, str]]:
-    """Layers of the user's model that no pass can quantize, and why: name and remark."""
+    """Layers of the user's model that no pass has quantized, and why: name and remark."""
     for op in graph.ops:
-        reason = _reason(op, op.kind) if isinstance(op.kind, Node) else None
+        reason = _reason(op, op.kind) if isinstance(op.kind, Node) and not stored_in_integers(op) else None
         if reason is not None:
             yield layer_name(op), f"left as it came: {reason}"
+
+
+def stored_in_integers(op: Op) -> bool:
+    """Whether the op reads numbers that are stored as integers, with a scale."""
+    makers = (None if o is None else o.producer for o in op.operands)
+    return any(
+        m is not None and isinstance(m.kind, quant.Dequantize) and constant_data(m.operands[0]) is not None
+        for m in makers
+    )
 
 
 def random_ops(graph: Graph) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,8 @@ MOST_TURNS = 1 << 24
 def check_loops(model: ModelProto, graphs: Sequence[GraphFields]) -> None:
     """Raise :class:`InputError` for a Loop whose condition is always true, without a trip count or with a huge one.
 
-    Only what the file states as constants counts; whether a computed condition ever changes is nobody's to know.
+    Only what the file states as constants counts; computed conditions are bounded when they are run
+    (:mod:`amctc.onnx_bridge.loop_bounds`).
     ``graphs`` are those of the model's nodes.
     """
     for function in model.functions:
@@ -28,11 +29,11 @@ def check_loops(model: ModelProto, graphs: Sequence[GraphFields]) -> None:
     known: dict[GraphFields, dict[str, object]] = {}
     for graph in graphs:
         assert isinstance(graph.proto, GraphProto)
-        known[graph] = (known[graph.outer] if graph.outer is not None else {}) | _scalars(graph.proto)
+        known[graph] = (known[graph.outer] if graph.outer is not None else {}) | scalars(graph.proto)
         _check(graph.nodes, known[graph])
 
 
-def _scalars(graph: GraphProto) -> dict[str, object]:
+def scalars(graph: GraphProto) -> dict[str, object]:
     """Constants of one element by name."""
     tensors = [(t.name, t) for t in graph.initializer]
     tensors += [(n.output[0], a.t) for n in graph.node if n.op_type == "Constant" and n.output
@@ -70,7 +71,7 @@ def _goes_on(body: GraphProto) -> bool:
     if len(body.input) < 2 or not body.output:
         return False
     producers = {name: node for node in body.node for name in node.output}
-    constants, name = _scalars(body), body.output[0].name
+    constants, name = scalars(body), body.output[0].name
     for _ in range(len(body.node) + 1):
         if name == body.input[1].name or constants.get(name) is True:
             return True

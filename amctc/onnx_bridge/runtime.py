@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import NodeProto
 
-from amctc.errors import UnsupportedError, UsageError, printable
 from amctc.interp import Kernel, KernelFactory, KernelTable
 from amctc.ir import Graph, GraphInput, Op, Value, const, with_operands
 from amctc.kernels.tables import ORACLE
-from amctc.onnx_bridge.custom_ops import add_custom_ops, unknown_op
+from amctc.onnx_bridge.blocked_channels import COPIES, open_unordered_session
 from amctc.onnx_bridge.edge_casts import EdgeCasts
 from amctc.onnx_bridge.exporter import export_model
+from amctc.onnx_bridge.loop_bounds import bound_loops, run_failure
 from amctc.onnx_bridge.model_file import temporary_model
 from amctc.onnx_bridge.model_stream import serialized
 from amctc.onnx_bridge.names import Names
+from amctc.onnx_bridge.sessions import open_session, provider_name
 from amctc.onnx_bridge.storage import TensorStore, contents_size, inline
 from amctc.onnx_bridge.subgraphs import inner_names
 from amctc.onnx_bridge.value_sizes import require_sizes
@@ -36,62 +35,6 @@ IN_MEMORY = 1 << 27
 In memory it would exist three times: as a message, in the runtime, and packed for its kernels.
 """
 
-_FATAL = 4
-_PROVIDER = "ExecutionProvider"
-_CPU = f"CPU{_PROVIDER}"
-
-
-def open_session(
-    model: bytes | Path, *, optimise: bool = True, threads: int = 1, provider: str = "cpu", packed: bool = True
-) -> onnxruntime.InferenceSession:
-    """A session on serialized model bytes or a model file; what ``provider`` does not compute runs on the CPU.
-
-    ``packed`` weights are copied into the form that its kernels are fastest with; others stay in the file, mapped.
-    Raises :class:`UnsupportedError` when the runtime refuses the model, :class:`UsageError` for a provider it lacks.
-    """
-    providers = list(dict.fromkeys((provider_name(provider), _CPU)))
-    try:
-        session = _started(model, optimise, threads, providers, packed)
-    except Exception as error:  # the runtime's exception types are not stable across versions
-        if (unknown := unknown_op(str(error), model.read_bytes() if isinstance(model, Path) else model)) is not None:
-            raise unknown from None
-        raise UnsupportedError(f"ONNX Runtime refuses the model: {printable(error, 300)}") from error
-    if providers[0] not in session.get_providers():  # the runtime falls back to the CPU without an error
-        raise UnsupportedError(f"ONNX Runtime cannot start its provider {provider!r} on this machine",
-                               remedy="install its driver and libraries, or use --provider cpu")  # fmt: skip
-    return session
-
-
-def _started(
-    model: bytes | Path, optimise: bool, threads: int, providers: list[str], packed: bool
-) -> onnxruntime.InferenceSession:
-    """A session; without optimisation where that is what fails: some fusions lose a value that is an output."""
-    options = onnxruntime.SessionOptions()
-    add_custom_ops(options)
-    options.log_severity_level = _FATAL
-    options.enable_cpu_mem_arena = False  # it grows in powers of two, and a session never gives it back
-    options.intra_op_num_threads = threads
-    if not packed:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # The level above lays weights out in blocks, in memory.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    if optimise:
-        with contextlib.suppress(Exception):
-            return onnxruntime.InferenceSession(model, options, providers=providers)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Nodes in the order of the file. By default all that read no input come first: every weight is dequantized at once.
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    return onnxruntime.InferenceSession(model, options, providers=providers)
-
-
-def provider_name(provider: str) -> str:
-    """ONNX Runtime's name of a provider written ``cpu``, ``cuda``, …; :class:`UsageError` lists those it has."""
-    available: list[str] = onnxruntime.get_available_providers()
-    there = {name.removesuffix(_PROVIDER).lower(): name for name in available}
-    if provider.lower() not in there:
-        raise UsageError(f"ONNX Runtime has no provider {provider!r} here", remedy=f"it has {', '.join(there)}")
-    return there[provider.lower()]
-
 
 def fits_memory(graph: Graph, copies: int = 1) -> bool:
     """Whether what runs a graph may hold ``copies`` of its contents in memory."""
@@ -102,12 +45,13 @@ class FloatSession:
     """A graph in ONNX Runtime that also returns the arrays of chosen inner values.
 
     ``optimise=False`` keeps every node as it is: quantized graphs may differ by a step when optimised. One thread by
-    default, so that results do not depend on the number of cores. ``provider`` as for :func:`open_session`.
+    default, so that results do not depend on the number of cores. ``provider`` as for :func:`open_session`. Elements of
+    outputs that are ``unordered`` may come in any order, from an optimised graph: for readers that only count them.
     """
 
     def __init__(
         self, graph: Graph, keep: Sequence[Value] = (), *, optimise: bool = True, threads: int = 1,
-        provider: str = "cpu",
+        provider: str = "cpu", unordered: bool = False,
     ) -> None:  # fmt: skip
         self._keep = list(dict.fromkeys(keep))
         names = [f"kept/{i}" for i in range(len(self._keep))]
@@ -117,14 +61,18 @@ class FloatSession:
         self._casts = EdgeCasts(exposed)
         packed = fits_memory(exposed)
         with self._file(exposed, packed) as model:
-            self._session = open_session(model, optimise=optimise, threads=threads, provider=provider, packed=packed)
+            self._session = (
+                open_unordered_session(model, provider=provider)
+                if unordered and fits_memory(exposed, COPIES)
+                else open_session(model, optimise=optimise, threads=threads, provider=provider, packed=packed)
+            )
 
     @contextmanager
     def _file(self, graph: Graph, in_memory: bool) -> Iterator[bytes | Path]:
         """The model for the runtime: its bytes, or a file with external data."""
 
         def export(graph: Graph, store: TensorStore) -> onnx.ModelProto:
-            return self._casts.add_to(export_model(graph, store=store))
+            return bound_loops(self._casts.add_to(export_model(graph, store=store)))
 
         if in_memory:
             yield serialized(export(graph, inline))
@@ -151,7 +99,7 @@ class FloatSession:
         try:
             outputs: list[Array] = self._casts.run(self._session, names, feeds) if names else []
         except Exception as error:
-            raise UnsupportedError(f"ONNX Runtime failed: {printable(error, 300)}") from error
+            raise run_failure(error) from error
         return outputs
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amctc.errors import InputError
-from amctc.numerics.entropy import divergences, entropy
+from amctc.numerics.entropy import Divergences, entropy
 from amctc.numerics.histogram import Histogram
 
 
@@ -86,21 +86,40 @@ def test_divergence_equals_plain_loops(counts: list[int], bits: int, data: st.Da
     upper = data.draw(st.integers(max(17, lower + 2**bits), 32))
     h = Histogram(np.array(counts), 0, -1.0, 1.0, sum(counts))
     expected = plain_divergence(counts, lower, upper, 2**bits) if sum(counts) else 0.0
-    actual = divergences(h, np.array([lower]), np.array([upper]), bits)[0]
+    actual = Divergences(h, bits)(np.array([lower]), np.array([upper]))[0]
     # 32 terms c·log(c)/T of at most log(1280) that cancel
     assert actual == pytest.approx(expected, abs=2.0**-52 * 32 * 10)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40) | st.just(0), min_size=64, max_size=64), st.sampled_from([2, 3]))
+def test_no_divergence_is_below_its_bound(counts: list[int], bits: int) -> None:
+    h = Histogram(np.array(counts), 0, -1.0, 1.0, sum(counts))
+    lower, upper = np.array([(i, j) for i in range(31) for j in range(max(33, i + 2**bits), 65)]).T
+    divergences = Divergences(h, bits)
+    # both are sums of 64 terms at the most, of logarithms below log(64 · 40 / 1e-4)
+    rounding = 2.0**-52 * 64 * 20
+    assert (divergences.bounds(lower, upper) <= divergences(lower, upper) + rounding).all()
+
+
+@pytest.mark.parametrize("kind", ["normal", "relu", "negative", "laplace", "sparse", "offset"])
+def test_candidates_passed_over_change_nothing(kind: str) -> None:
+    h = observed(samples(kind))
+    reach = np.arange(h.half_bins, 128, -1)
+    divergences, ranges = Divergences(h, 8), (h.half_bins - reach, h.half_bins + reach)
+    assert divergences.least(*ranges) == int(divergences(*ranges).argmin())
+
+
 def test_nothing_is_lost_when_every_bin_has_a_level() -> None:
     h = Histogram(np.array([0, 0, 3, 1, 2, 5, 0, 0]), 0, -0.5, 0.49, 11)
-    assert divergences(h, np.array([2]), np.array([6]), 2)[0] == pytest.approx(0.0, abs=1e-4)
+    assert Divergences(h, 2)(np.array([2]), np.array([6]))[0] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_one_pair_of_bins_by_hand() -> None:
     """Two levels of two bins, nothing clipped: P = (3, 1, 2, 2)/8, Q = (2, 2, 2, 2)/8 up to the smoothing."""
     h = Histogram(np.array([3, 1, 2, 2]), 0, -1.0, 0.9, 8)
     expected = 3 / 8 * math.log(3 / 2) + 1 / 8 * math.log(1 / 2)
-    assert divergences(h, np.array([0]), np.array([4]), 1)[0] == pytest.approx(expected, abs=1e-12)
+    assert Divergences(h, 1)(np.array([0]), np.array([4]))[0] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("outlier", [10.0, 60.0, 300.0, 1000.0])

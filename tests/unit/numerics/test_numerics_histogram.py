@@ -164,7 +164,7 @@ def test_merging_is_associative(a: list[float], b: list[float], c: list[float]) 
 
 
 def test_many_chunks_equal_numpy() -> None:
-    values = np.random.default_rng(0).standard_normal(200_001).astype(np.float32)
+    values = np.random.default_rng(0).standard_normal(2 * _binning._CHUNK + 1).astype(np.float32)
     h = observed(values, bins=4096)
     np.testing.assert_array_equal(h.counts, np.histogram(values.astype(np.float64), bins=h.edges)[0])
 
@@ -172,13 +172,21 @@ def test_many_chunks_equal_numpy() -> None:
 @given(st.lists(st.one_of(any_float32, wide), min_size=1, max_size=70), st.sampled_from([2, 4, 8, 64]))
 def test_the_range_grows_from_chunk_to_chunk(values: list[float], bins: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_CHUNK", 8), ("_MOST", 3), ("_local", threading.local())):
+        for name, value in (("_CHUNK", 8), ("_local", threading.local())):
             patch.setattr(_binning, name, value)
         h = observed(values, bins)
     exponent, counts = expected_counts(values, bins)
     assert (h.exponent, h.counts.tolist()) == (exponent, counts)
     assert (h.low, h.high) == (min(values) + 0.0, max(values) + 0.0)
     assert (h.count, h.zeros) == (len(values), values.count(0.0))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 3.0, -3.0])
+@pytest.mark.parametrize("bins", [256, 4096, 1 << 18])
+def test_a_chunk_of_one_value_is_counted_in_full(value: float, bins: int) -> None:
+    size = _binning._CHUNK + 1
+    h = observed(np.full(size, value, np.float32), bins)
+    assert (h.counts.max(), h.counts.sum(), h.zeros) == (size, size, size if value == 0.0 else 0)
 
 
 def test_values_refused_leave_nothing_behind() -> None:
