@@ -22,7 +22,7 @@ from amctc.evaluation import evaluate
 from amctc.files import output_folder
 from amctc.frontends.onnx_file import load
 from amctc.ir import Graph, Value, constant_data, layer_name
-from amctc.onnx_bridge.carried_weights import carried_weights, random_ops
+from amctc.onnx_bridge.carried_weights import carried_weights, random_ops, stored_in_integers
 from amctc.onnx_bridge.storage import EXTERNAL_ABOVE
 from amctc.onnx_bridge.value_sizes import require_sizes
 from amctc.ops import nn, quant
@@ -133,13 +133,13 @@ def compress(
     prepared = stage("prepare", stages.prepare, graph)
     if source is not None:
         require_sizes(prepared)
-    _remark(prepared, context)
     settled = Settled(stages.taking(stages.steps)) if source is None else settle(stages, prepared, source, context)
     stages = settled.preset
     clock.lap("steps")
     prepared = stage("balance", stages.balance, prepared)
     context.reference = prepared if graph_kind(prepared) == "float" else None
     quantized = stage("quantize", stages.quantize, prepared)
+    _remark(prepared, quantized, context)
     lowered = stage("lower", stages.lower, quantized)
     deploy = lowered.with_metadata(**{TARGET_KEY.replace(".", "__"): profile.name, FUSION_KEY.replace(".", "__"): "on"})
     integer = compiled(deploy, profile)
@@ -181,12 +181,11 @@ def written(
     return replace(result, files={key: Path(out) / name for key, name in FILES.items()})
 
 
-def _remark(graph: Graph, context: Context) -> None:
-    """Note what is out of the ordinary about the model, prepared."""
-    layers, carried = [op for op in graph.ops if isinstance(op.kind, nn.Layer)], list(carried_weights(graph))
+def _remark(graph: Graph, quantized: Graph, context: Context) -> None:
+    """Note what is out of the ordinary about the model, prepared and then quantized."""
+    layers, carried = [op for op in graph.ops if isinstance(op.kind, nn.Layer)], list(carried_weights(quantized))
     if not layers:
-        why = "all layers with weights are carried" if carried else "the model has no layer with weights"
-        context.note("compress", graph.name, f"nothing to quantize: {why}")
+        context.note("compress", graph.name, _without_layers(quantized, bool(carried)))
     for name, remark in (*carried, *random_ops(graph)):
         context.note("compress", name, remark)
     if wide := {str(op.result.type.elem) for op in layers} & {"f16", "f64", "bf16"}:
@@ -197,6 +196,14 @@ def _remark(graph: Graph, context: Context) -> None:
         for op in layers:
             if not any(map(_dequantized, op.operands)):
                 context.note("compress", layer_name(op), "left in float: the model brings no quantizers for it")
+
+
+def _without_layers(quantized: Graph, carried: bool) -> str:
+    """What becomes of a model without a layer that the target could compute in integers."""
+    if any(stored_in_integers(op) for op in quantized.ops):
+        return "no layer to compute in integers: weights alone are stored in them"
+    why = "all layers with weights are carried" if carried else "the model has no layer with weights"
+    return f"nothing to quantize: {why}"
 
 
 def _dequantized(value: Value | None) -> bool:

@@ -55,9 +55,9 @@ def calibration_options(function: F) -> F:
     """``--calibration``, ``--select`` and ``--select-by``; the command gets them as ``calibrated``."""
     options = (
         click.option("--select-by", type=click.Choice(["k-center", "k-means"]), default="k-center", show_default=True,
-                     help="No sample far from all selected, or typical ones, as common as they are."),
+                     help="k-center: no sample is far from a selected one; k-means: typical samples."),
         click.option("--select", type=click.IntRange(min=1), metavar="N",
-                     help="Calibrate on N samples that represent all, or the first of -n, best."),
+                     help="Calibrate on the N samples that best represent all, or the first ones that -n gives."),
         click.option("-n", "--calibration", type=click.IntRange(min=1), metavar="N",
                      help=f"Calibrate on the first N samples.  [default: {FIRST}; with --select all are candidates]"),
     )  # fmt: skip

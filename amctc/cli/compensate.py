@@ -92,6 +92,7 @@ def print_compensation(report: CompensationReport, console: Console) -> None:
             Column("layers corrected", [str(len(s.layers)) for s in sweeps], True),
             Column("SQNR dB before", [db_text(s.sqnr_before_db) for s in sweeps], True),
             Column("after", [db_text(s.sqnr_after_db) for s in sweeps], True),
+            Column("gain of a sample", [db_text(s.gain_db) for s in sweeps], True, 1),
             Column("±", [db_text(s.error_db) for s in sweeps], True, 1),
             Column("agreement before", [share_text(s.agreement_before) for s in sweeps], True),
             Column("after", [share_text(s.agreement_after) for s in sweeps], True),

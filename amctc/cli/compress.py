@@ -26,7 +26,7 @@ from amctc.cli.options import (
 from amctc.cli.program import Command
 from amctc.cli.progress import progress_bar
 from amctc.errors import UsageError, printable
-from amctc.report.terminal import make_console, print_report
+from amctc.report.terminal import make_console, print_report, quantized_text
 
 if TYPE_CHECKING:
     from amctc.api import Compression
@@ -62,7 +62,7 @@ FILE_NOTES = {
     default="balanced",
     show_default=True,
     metavar="NAME",
-    help="fast, balanced, best, weight-only, another one installed, or a .toml file.",
+    help="fast, balanced, best, weight-only, data-free, another one installed, or a .toml file.",
 )
 @click.option("--skip", multiple=True, metavar="LAYER", help="Leave a layer in float; wildcards, may be repeated.")
 @click.option("--tensor", multiple=True, metavar="OP",
@@ -78,7 +78,8 @@ FILE_NOTES = {
               help="Leave layers in float until at most so many points of top-1, or without labels of agreement, "
               "are lost.")  # fmt: skip
 @click.option("--min-sqnr", type=float, metavar="DB", help="Leave layers in float until the outputs have this SQNR.")
-@click.option("-e", "--evaluator", metavar="FILE.py:FUNCTION", help="--max-drop of a score of your own.")
+@click.option("-e", "--evaluator", metavar="FILE.py:FUNCTION",
+              help="Measure --max-drop in a score of your own, the higher the better.")  # fmt: skip
 @held_back_option
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices.")
 @click.option("--validate", is_flag=True, help="Compare results before and after each pass, rewrite by rewrite.")
@@ -207,13 +208,12 @@ def _setting(text: str) -> tuple[str, str, Any]:
 def print_compression(result: Compression, samples: int, console: Console) -> None:
     """What was done, in one line, and the report."""
     report = result.report
-    actions = [layer.action for layer in report.layers if layer.action != "float"]
-    how = "in int8" if set(actions) <= {"int8"} else "quantized"
     seconds = sum(result.seconds.values())
     name = printable(Path(report.model).name)
     calibrated = any(name == "observe" for name, _ in report.passes)
     samples_text = f"calibrated on {samples}" if calibrated else f"compared on {report.samples}"
-    done = f"{len(actions)} of {len(report.layers)} layers {how}, {samples_text} samples in {seconds:.1f} s"
+    layers = quantized_text(report.layers, of=f" of {len(report.layers)} layers")
+    done = f"{layers}, {samples_text} samples in {seconds:.1f} s"
     console.print(Text(f"{name} for {report.target}: {done}\n", "bold"))
     print_report(report, console)
 

@@ -75,8 +75,8 @@ def evaluate(
 
     MODEL is an ONNX file or the output folder of `amctc compress`: then its deploy model is run as the chip would,
     beside its QDQ model and the float model it came from, on samples preprocessed as the calibration samples were.
-    An evaluator is called with each of them, to return one number: run(feeds), inputs and output_names say how to
-    use it. It needs --data only if it takes the samples.
+    An evaluator is a function that is called with each of these models and returns one number; run(feeds), inputs and
+    output_names of a model say how to use it. It needs --data only if it takes samples too.
     """
     from amctc.api import evaluate_variants
     from amctc.session import Session

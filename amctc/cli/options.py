@@ -60,7 +60,7 @@ def data_options(function: F) -> F:
     """``--data`` and what says how to read it; the command gets them as ``data``, a :class:`DataOptions`."""
     options = (
         click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples run at a time."),
-        click.option("--labels", metavar="CSV", help="Lines of file name and class: the images to use."),
+        click.option("--labels", metavar="CSV", help="Columns file and label: the images to use."),
         click.option("--data-types", metavar="TYPES",
                      help="Of .bin files: 'float32', several inputs as 'int64;float32'.  [default: the model's]"),
         click.option("--input-shape", metavar="SHAPES", help="Of .bin files: 'x:1,3,224,224', several inputs as "
@@ -97,51 +97,6 @@ def run_options(function: F) -> F:
                      help="Where ONNX Runtime computes: cpu, cuda, …"),
     )  # fmt: skip
     return bundled("runs", RunOptions, options)(function)
-
-
-@dataclass(frozen=True)
-class TrialOptions:
-    """What commands that compress a model again and again are told: how, with what, and on what they measure."""
-
-    target: str | None
-    preset: str
-    skip: tuple[str, ...]
-    settings: tuple[str, ...]
-    seed: int
-    calibration: int
-    held_back: int | None
-
-    @property
-    def samples(self) -> int:
-        """Samples to open: those held back are among the first, or follow them where their number was given."""
-        return self.calibration + (self.held_back or 0)
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of what is run, with the names it has for them."""
-        from amctc.cli.compress import pass_options
-        from amctc.targets import DEFAULT_TARGET, load_profile
-
-        options = pass_options(self.settings, {"skip": self.skip}, ())
-        return {"target": load_profile(self.target or DEFAULT_TARGET), "preset": self.preset, "options": options,
-                "seed": self.seed, "held_back": self.held_back}  # fmt: skip
-
-
-def trial_options(function: F) -> F:
-    """Options of preset, target, samples and seed; the command gets them as ``trials``, a :class:`TrialOptions`."""
-    options = (
-        click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of random choices."),
-        click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE",
-                     help="Set an option of a pass of the preset; may be repeated."),
-        click.option("--skip", multiple=True, metavar="LAYER",
-                     help="Leave a layer in float; wildcards, may be repeated."),
-        click.option("--preset", default="balanced", show_default=True, metavar="NAME",
-                     help="What makes the models: balanced, fast, another one installed, or a .toml file."),
-        held_back_option,
-        click.option("-n", "--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
-                     help="Use the first N samples."),
-        target_option("The chip; `amctc targets` lists them.  [default: ascend910b1]"),
-    )  # fmt: skip
-    return bundled("trials", TrialOptions, options)(function)
 
 
 def held_back_option(function: F) -> F:

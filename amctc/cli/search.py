@@ -7,20 +7,9 @@ import sys
 import click
 
 from amctc.cli.compress import print_compression, print_files
-from amctc.cli.options import (
-    DataOptions,
-    RunOptions,
-    TrialOptions,
-    WorkerOptions,
-    data_options,
-    require_folder,
-    run_options,
-    trial_options,
-    worker_options,
-)
+from amctc.cli.options import require_folder
 from amctc.cli.program import Command
-from amctc.cli.progress import progress_bar
-from amctc.cli.sensitivity import listed
+from amctc.cli.trials import Trials, listed, trial_options
 from amctc.errors import UsageError
 from amctc.report.terminal import make_console
 
@@ -34,23 +23,17 @@ from amctc.report.terminal import make_console
         "amctc search model.onnx -d images -p imagenet -n 100 --held-back 200 --budget-time 0.3ms -o out",
     ),
 )
-@click.argument("model")
-@data_options
-@click.option("--budget-bytes", metavar="SIZE",
-              help="Constants in the chip's memory: '0.6x' of all in float16, or 40000, 40KiB, 1.5MiB.")  # fmt: skip
-@click.option("--budget-time", metavar="TIME",
-              help="Estimated time of one sample: '0.6x' of all in float16, or 12us, 0.3ms.")  # fmt: skip
-@click.option("--candidates", default="", metavar="LIST",
-              help="Precisions a layer may have, with commas between. f16: float; w8a16: int8 weights, float data; "
-              "w8a8: int8; w4a8: int4 weights, int8 data.  [default: all that the chip has]")  # fmt: skip
-@click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing.")
-@trial_options
-@worker_options
-@run_options
-def search(
-    model: str, data: DataOptions, budget_bytes: str | None, budget_time: str | None, candidates: str, out: str,
-    trials: TrialOptions, workers: WorkerOptions, runs: RunOptions,
-) -> None:  # fmt: skip
+@trial_options(
+    click.option("--budget-bytes", metavar="SIZE",
+                 help="Constants in the chip's memory: '0.6x' of all in float16, or 40000, 40KiB, 1.5MiB."),
+    click.option("--budget-time", metavar="TIME",
+                 help="Estimated time of one sample: '0.6x' of all in float16, or 12us, 0.3ms."),
+    click.option("--candidates", default="", metavar="LIST",
+                 help="Precisions a layer may have, with commas between. f16: float; w8a16: int8 weights, float data; "
+                 "w8a8: int8; w4a8: int4 weights, int8 data.  [default: all that the chip has]"),
+    click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results; made if it is missing."),
+)  # fmt: skip
+def search(trials: Trials, budget_bytes: str | None, budget_time: str | None, candidates: str, out: str) -> None:
     """Choose the precision of each layer so that the outputs keep most within a budget.
 
     MODEL is a float ONNX file. The noise of each layer in each precision is measured alone; the best choice within the
@@ -59,7 +42,6 @@ def search(
     comes nearest is written, and a line says so.
     """
     require_folder(out)
-    from amctc.api import load
     from amctc.mixed_precision.budget_search import FRONT_FILE
     from amctc.mixed_precision.budget_search import search as run
     from amctc.mixed_precision.costs import Budget
@@ -69,16 +51,10 @@ def search(
     budgets += [Budget.parse("time", budget_time)] if budget_time is not None else []
     if not budgets:
         raise UsageError("no budget", remedy="give --budget-bytes or --budget-time, for example 0.6x")
-    if data.path is None:
-        raise UsageError("no samples to calibrate and to measure with", remedy="give --data")
-    arguments = trials.arguments()
-    runs.prepare()
-    graph = load(model)
-    samples = data.opened(graph, limit=trials.samples)
-    with progress_bar() as progress, workers.opened() as executor:
+    with trials.opened("calibrate and to measure with") as (graph, samples, arguments):
         result = run(
-            graph, samples, *budgets, candidates=listed(candidates), out=out, path=model, preprocess=data.preprocess,
-            executor=executor, provider=runs.provider, progress=progress, **arguments,
+            graph, samples, *budgets, candidates=listed(candidates), out=out, preprocess=trials.data.preprocess,
+            **arguments,
         )  # fmt: skip
     console = make_console(sys.stdout)
     assert result.report.precision is not None

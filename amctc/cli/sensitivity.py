@@ -6,19 +6,8 @@ import sys
 
 import click
 
-from amctc.cli.options import (
-    DataOptions,
-    RunOptions,
-    TrialOptions,
-    WorkerOptions,
-    data_options,
-    run_options,
-    trial_options,
-    worker_options,
-)
 from amctc.cli.program import Command
-from amctc.cli.progress import progress_bar
-from amctc.errors import UsageError
+from amctc.cli.trials import Trials, listed, trial_options
 from amctc.report.terminal import make_console
 
 
@@ -31,56 +20,38 @@ from amctc.report.terminal import make_console
         "amctc sensitivity model.onnx -d images -p imagenet --evaluator metrics.py:f1",
     ),
 )
-@click.argument("model")
-@data_options
-@click.option("--metric", type=click.Choice(["sqnr", "mse", "cosine", "kl"]), default="sqnr", show_default=True,
-              help="What ranks the layers; all are shown.")  # fmt: skip
-@click.option(
-    "-e", "--evaluator", metavar="FILE.py:FUNCTION", help="Rank by a score of your own, the higher the better."
-)
-@click.option("--mode", type=click.Choice(["one-in", "one-out", "both"]), default="both", show_default=True,
-              help="Quantize only one layer, or all but one.")  # fmt: skip
-@click.option(
-    "--candidates", default="w8a8", show_default=True, metavar="LIST", help="w8a16, w8a8, w4a8, or several with commas."
-)
-@click.option("--json", "json_path", metavar="FILE", help="Write the numbers to this file too.")
-@trial_options
-@worker_options
-@run_options
+@trial_options(
+    click.option("--metric", type=click.Choice(["sqnr", "mse", "cosine", "kl"]), default="sqnr", show_default=True,
+                 help="What ranks the layers; all are shown."),
+    click.option("-e", "--evaluator", metavar="FILE.py:FUNCTION",
+                 help="Rank by a score of your own, the higher the better."),
+    click.option("--mode", type=click.Choice(["one-in", "one-out", "both"]), default="both", show_default=True,
+                 help="Quantize only one layer, or all but one."),
+    click.option("--candidates", default="w8a8", show_default=True, metavar="LIST",
+                 help="w8a16, w8a8, w4a8, or several with commas."),
+    click.option("--json", "json_path", metavar="FILE", help="Write the numbers to this file too."),
+)  # fmt: skip
 def sensitivity(
-    model: str, data: DataOptions, metric: str, evaluator: str | None, mode: str, candidates: str,
-    json_path: str | None, trials: TrialOptions, workers: WorkerOptions, runs: RunOptions,
-) -> None:  # fmt: skip
+    trials: Trials, metric: str, evaluator: str | None, mode: str, candidates: str, json_path: str | None
+) -> None:
     """Measure what quantizing each layer does to the outputs.
 
     MODEL is a float ONNX file. Each layer is quantized alone, its weights and its data, then left in float alone; the
     outputs are compared with the float model's on samples that calibrate nothing.
     """
-    from amctc.api import load
     from amctc.calibrate.user_function import load_function
     from amctc.files import atomic_write_bytes
     from amctc.mixed_precision.sensitivities import MODES
     from amctc.mixed_precision.sensitivities import sensitivity as run
     from amctc.report.precision_text import print_sensitivities
 
-    if data.path is None:
-        raise UsageError("no samples to measure on", remedy="give --data")
-    arguments = trials.arguments()
     score = None if evaluator is None else load_function(evaluator, option="--evaluator").call
-    runs.prepare()
-    graph = load(model)
-    samples = data.opened(graph, limit=trials.samples)
-    with progress_bar() as progress, workers.opened() as executor:
+    with trials.opened("measure on") as (graph, samples, arguments):
         report = run(
-            graph, samples, path=model, metric="score" if score is not None else metric,  # type: ignore[arg-type]
+            graph, samples, metric="score" if score is not None else metric,  # type: ignore[arg-type]
             modes=MODES if mode == "both" else (mode,), candidates=listed(candidates), evaluator=score,  # type: ignore[arg-type]
-            executor=executor, provider=runs.provider, progress=progress, **arguments,
+            **arguments,
         )  # fmt: skip
     print_sensitivities(report, make_console(sys.stdout))
     if json_path is not None:
         atomic_write_bytes(json_path, report.to_json().encode("utf-8"))
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """The names in a list with commas."""
-    return tuple(name for part in text.split(",") if (name := part.strip()))

@@ -101,6 +101,7 @@ def _layer(
         sqnr_db=None if error is None else _rounded(error.sqnr_db),
         steps_max=None if steps is None else steps.largest, steps_share=share,
         edge="float" if action == "weight-only" else edges.get(name, "float"), time_us=times.get(name),
+        weight_bits=None if action == "float" else _stored_bits(op.operand(1)),
     )  # fmt: skip
 
 
@@ -110,6 +111,14 @@ def _rounded(value: float) -> float:
 
 def _is_dequantized(value: Value | None) -> bool:
     return value is not None and value.producer is not None and isinstance(value.producer.kind, quant.Dequantize)
+
+
+def _stored_bits(weight: Value | None) -> int | None:
+    """Bits of each integer that a weight is made of."""
+    if weight is None or weight.producer is None or not isinstance(weight.producer.kind, quant.Dequantize):
+        return None
+    stored = weight.producer.operands[0]
+    return None if stored is None or constant_data(stored) is None else stored.type.elem.bits
 
 
 def _has_row_steps(value: Value | None) -> bool:

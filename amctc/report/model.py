@@ -19,7 +19,7 @@ class LayerReport:
     ``steps_share`` compare the layer's quantized input between the integer run and the QDQ model (N5): largest
     difference in steps, share of elements that differ. ``edge`` tells how the output leaves: ``requant`` (int8, fused),
     ``dequant`` (float16), ``dequant-rows`` (float16, a step per row, N13), or ``float``. ``time_us`` is the estimate
-    for one sample on the target.
+    for one sample on the target. ``weight_bits`` are those of a weight stored in integers.
     """
 
     name: str
@@ -35,6 +35,7 @@ class LayerReport:
     steps_share: float | None
     edge: str
     time_us: float | None
+    weight_bits: int | None = None
 
 
 @dataclass(frozen=True)

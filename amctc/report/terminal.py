@@ -81,8 +81,7 @@ def print_section(heading: str, lines: Sequence[str], console: Console) -> None:
 
 def _layer_columns(report: CompressionReport) -> list[Column]:
     layers = report.layers
-    actions = [layer.action for layer in layers if layer.action != "float"]
-    footer = f"{len(layers)} layers, {len(actions)} {'in int8' if set(actions) <= {'int8'} else 'quantized'}"
+    footer = f"{len(layers)} layers, {quantized_text(layers)}"
     poor = ["red" if x.sqnr_db is not None and x.sqnr_db < POOR_DB else "" for x in layers]
     steps = [_steps(layer) for layer in layers]
     before, after = sum(x.bytes_before for x in layers), sum(x.bytes_after for x in layers)
@@ -91,7 +90,9 @@ def _layer_columns(report: CompressionReport) -> list[Column]:
         Column("layer", [x.name for x in layers], shorten=True, footer=footer),
         Column("op", [x.op_type for x in layers], rank=3),
         Column(
-            "runs in", [x.action for x in layers], styles=["yellow" if x.action == "float" else "green" for x in layers]
+            "runs in",
+            [_runs_in(x) for x in layers],
+            styles=["yellow" if x.action == "float" else "green" for x in layers],
         ),
         Column("float32", [bytes_text(x.bytes_before) for x in layers], True, 4, footer=bytes_text(before)),
         Column("stored", [bytes_text(x.bytes_after) for x in layers], True, 2, footer=bytes_text(after)),
@@ -101,6 +102,20 @@ def _layer_columns(report: CompressionReport) -> list[Column]:
         Column("result", [x.edge for x in layers], rank=5),
         Column("est. time", [time_text(t) for t in times], True),
     ]
+
+
+def quantized_text(layers: Sequence[LayerReport], of: str = "") -> str:
+    """How many layers are quantized, in what they compute, and how many have weights of fewer bits: for a heading."""
+    quantized = [layer for layer in layers if layer.action != "float"]
+    how = "in int8" if all(layer.action == "int8" for layer in quantized) else "quantized"
+    narrow = Counter(layer.weight_bits for layer in quantized if (layer.weight_bits or 8) < 8)
+    few = "".join(f", {count} with int{bits} weights" for bits, count in narrow.items())
+    return f"{len(quantized)}{of} {how}{few}"
+
+
+def _runs_in(layer: LayerReport) -> str:
+    """``int8``, or ``int8, w4`` where the weight has fewer bits."""
+    return layer.action if (layer.weight_bits or 8) == 8 else f"{layer.action}, w{layer.weight_bits}"
 
 
 def _total(numbers: Sequence[int | None]) -> int | None:

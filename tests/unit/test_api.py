@@ -276,6 +276,14 @@ def test_nothing_calibrated_needs_no_samples() -> None:
         compress(graph)
 
 
+def test_a_report_tells_weights_of_four_bits() -> None:
+    hidden = apply(nn.MatMul(), X, weights(8, 32), name="h", origins=(Origin("first", "MatMul"),))
+    last = apply(nn.MatMul(), apply(nn.Relu(), hidden), weights(32, 4), origins=(Origin("last", "MatMul"),))
+    options = {"quantize-weights": {"int4": ("last",)}}
+    report = compress(Graph((X,), (last,), ("y",)), [{"x": floats(4, 8)}], preset="fast", options=options).report
+    assert [(layer.name, layer.weight_bits) for layer in report.layers] == [("first", 8), ("last", 4)]
+
+
 def test_a_fixed_batch_larger_than_what_is_compared() -> None:
     x = GraphInput("x", TensorType((40, 8), F32))
     y = apply(nn.MatMul(), x, weights(8, 3), name="y")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from amctc import __version__, examples
@@ -23,6 +22,7 @@ from amctc.errors import LimitError
 from amctc.pipeline import pass_names
 from amctc.targets import profile_names
 from amctc.verify import verify
+from tests.command_line import done, invoke, refused
 
 SHIPPED = {
     "model.onnx": examples.model_path(),
@@ -51,29 +51,6 @@ def compressed(tmp_path_factory):
     words = ("compress", folder / "model.onnx", "-d", SHIPPED["cal.npz"], "-p", "unit", "-o", folder / "out")
     done(*words, "--skip", "/head/*")
     return folder / "out"
-
-
-def done(*args):
-    """Standard output of a command that succeeds and says nothing on standard error."""
-    result = CliRunner().invoke(amctc, [str(a) for a in args])
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    return result.stdout
-
-
-def refused(status, *args):
-    """Standard error of a command that fails with one line and writes nothing."""
-    before = sorted(Path().rglob("*"))
-    result = CliRunner().invoke(amctc, [str(a) for a in args])
-    assert result.exit_code == status, result.output
-    assert sorted(Path().rglob("*")) == before
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert lines[0].startswith("amctc: error: ")
-    assert [x for x in lines[1:] if not x.startswith("  ")] == []
-    assert len(lines) in (1, 3)
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 # ------------------------------------------------------------------------------------------------- what works
@@ -195,7 +172,7 @@ def test_eval_says_when_the_float_model_is_gone(compressed, here):
     shutil.copytree(compressed, "moved")
     report = Path("moved/report.json")
     report.write_text(json.dumps({**json.loads(report.read_text()), "model": "gone\x1b.onnx"}))
-    result = CliRunner().invoke(amctc, ["eval", "moved", "-d", "test.npz", "-p", "unit", "-n", "16"])
+    result = invoke("eval", "moved", "-d", "test.npz", "-p", "unit", "-n", "16")
     assert result.exit_code == 0
     assert "not there; name it with --reference" in result.stderr
     assert "\x1b" not in result.stderr
@@ -249,7 +226,7 @@ def test_run_a_pipeline_file(here):
 
 
 def test_run_prints_the_graph_alone_on_standard_output(here):
-    result = CliRunner().invoke(amctc, ["run", "fold-batch-norm", "model.onnx", "--print"])
+    result = invoke("run", "fold-batch-norm", "model.onnx", "--print")
     assert result.stdout.startswith('graph "digits_cnn"(')
     assert result.stdout.endswith("}\n")
     assert "fold-batch-norm" in result.stderr
@@ -455,7 +432,7 @@ def test_other_failures_end_in_one_line(monkeypatch, error, status, line):
 
     monkeypatch.setattr("amctc.targets.profile_names", fail)
     monkeypatch.setattr("os.dup2", lambda *files: None)
-    result = CliRunner().invoke(amctc, ["targets"])
+    result = invoke("targets")
     assert result.exit_code == status
     assert result.stderr.strip().startswith(line)
     assert len(result.stderr.strip().splitlines()) == bool(line)
@@ -464,7 +441,7 @@ def test_other_failures_end_in_one_line(monkeypatch, error, status, line):
 
 @pytest.mark.parametrize("words", [("--debug", "targets", "x"), ("targets", "x", "--debug")])
 def test_debug_shows_the_traceback(words):
-    result = CliRunner().invoke(amctc, list(words))
+    result = invoke(*words)
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("amctc: error: unknown target 'x'")

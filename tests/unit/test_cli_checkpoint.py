@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from amctc import compress, examples, load, open_samples_for
 from amctc.calibrate.checkpoint import Checkpoint
 from amctc.calibrate.checkpoint_file import read_records
 from amctc.cli import amctc
 from amctc.errors import InputError
+from tests.command_line import invoke
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["-n", "12", "--batch-size", "5", "-p", "unit", "--set", "roll-back.sqnr=90.0"]
@@ -33,10 +34,6 @@ def command(out: Path, *more: str, data: str | None = None) -> list[str]:
 
 def checkpointed(folder: Path, *more: str) -> list[str]:
     return command(folder / "out", "--checkpoint", str(folder / "c"), "--checkpoint-interval", "0", *more)
-
-
-def run(arguments: list[str]) -> Result:
-    return CliRunner().invoke(amctc, arguments)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -64,7 +61,7 @@ def kill_at(write: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What is written without a checkpoint."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert run(command(out)).exit_code == 0
+    assert invoke(*command(out)).exit_code == 0
     return files(out)
 
 
@@ -94,7 +91,7 @@ def test_processes_killed_for_good(tmp_path: Path) -> None:
 def refused(arguments: list[str], path: Path) -> str:
     """The one line that a run ends with; it leaves the file alone and writes nothing."""
     before = path.read_bytes()
-    result = run(arguments)
+    result = invoke(*arguments)
     assert result.exit_code == 3
     assert path.read_bytes() == before
     assert not (path.parent / "out").exists()
@@ -123,7 +120,7 @@ def test_checkpoints_of_other_work_are_refused(tmp_path, monkeypatch) -> None:
 
 
 def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path) -> None:
-    result = run(command(tmp_path / "out", "--checkpoint", str(tmp_path / "missing" / "c")))
+    result = invoke(*command(tmp_path / "out", "--checkpoint", str(tmp_path / "missing" / "c")))
     assert result.exit_code == 2
     assert "does not exist" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -133,10 +130,10 @@ def test_an_error_leaves_the_checkpoint(tmp_path) -> None:
     """A folder of outputs that cannot be written shows late: calibration is not lost."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "record.txt").mkdir()
-    assert run(checkpointed(tmp_path)).exit_code == 2
+    assert invoke(*checkpointed(tmp_path)).exit_code == 2
     assert all(r.finished for r in read_records(tmp_path / "c")[1])
     (tmp_path / "out" / "record.txt").rmdir()
-    assert run(checkpointed(tmp_path)).exit_code == 0
+    assert invoke(*checkpointed(tmp_path)).exit_code == 0
     assert not (tmp_path / "c").exists()
 
 

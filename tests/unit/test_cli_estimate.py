@@ -5,19 +5,19 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from click.testing import CliRunner
 
 from amctc import examples
 from amctc.api import save
-from amctc.cli import amctc
 from amctc.ir import Graph, GraphInput, apply
 from amctc.ops import nn
 from amctc.types import F32, TensorType
+from tests.command_line import done, refused
 
 
 @pytest.fixture(autouse=True)
-def _plain(monkeypatch):
+def _plain(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,8 @@ def folder(tmp_path_factory):
     here = tmp_path_factory.mktemp("estimate")
     shutil.copy(examples.model_path(), here / "model.onnx")
     words = ("compress", here / "model.onnx", "-d", examples.calibration_path(), "-p", "unit", "-n", "16")
-    assert run(*words, "-o", here / "out")
+    assert done(*words, "-o", here / "out")
     return here
-
-
-def run(*args, status=0):
-    """Standard output of a command that succeeds, or standard error of one that does not."""
-    result = CliRunner().invoke(amctc, [str(a) for a in args])
-    assert result.exit_code == status, result.output
-    return result.stderr if status else result.stdout
 
 
 def totals(text):
@@ -46,7 +39,7 @@ def totals(text):
 
 
 def test_an_output_folder_in_both_forms_on_several_chips(folder):
-    text = run("estimate", folder / "out", "--target", "ascend910b1, ascend310p3,ascend950,ascend310,ascend310")
+    text = done("estimate", folder / "out", "--target", "ascend910b1, ascend310p3,ascend950,ascend310,ascend310")
     assert text.startswith("model_deploy.onnx, 1 sample\n")
     rows = totals(text)
     names = ("ascend910b1", "ascend310p3", "ascend950", "ascend310")
@@ -63,7 +56,7 @@ def test_an_output_folder_in_both_forms_on_several_chips(folder):
 
 
 def test_a_float_model_runs_in_float16_on_the_default_chip(folder):
-    text = run("estimate", folder / "model.onnx", "--full")
+    text = done("estimate", folder / "model.onnx", "--full")
     assert list(totals(text)) == [("ascend910b1", "float16")]
     assert "slowest" not in text
     assert "all ops" in text
@@ -74,11 +67,11 @@ def test_a_float_model_runs_in_float16_on_the_default_chip(folder):
 
 def test_a_deploy_model_is_estimated_for_its_own_chip(folder, tmp_path):
     shutil.copy(folder / "out/model_deploy.onnx", tmp_path / "alone.onnx")
-    assert list(totals(run("estimate", tmp_path / "alone.onnx"))) == [("ascend910b1", "int8")]
+    assert list(totals(done("estimate", tmp_path / "alone.onnx"))) == [("ascend910b1", "int8")]
 
 
 def test_batches(folder):
-    one, eight = (run("estimate", folder / "out", "-b", n) for n in (1, 8))
+    one, eight = (done("estimate", folder / "out", "-b", n) for n in (1, 8))
     assert eight.startswith("model_deploy.onnx, batches of 8")
     assert "per sample" in eight
     assert "per sample" not in one
@@ -93,32 +86,32 @@ def fixed(path, *shape):
 
 def test_a_model_with_a_batch_of_its_own(tmp_path):
     model = fixed(tmp_path / "fixed.onnx", 4, 3)
-    assert run("estimate", model).startswith("fixed.onnx, batches of 4")
-    assert run("estimate", model, "-b", 4) == run("estimate", model)
-    assert "batches of 4 only, not of 2" in run("estimate", model, "-b", 2, status=2)
+    assert done("estimate", model).startswith("fixed.onnx, batches of 4")
+    assert done("estimate", model, "-b", 4) == done("estimate", model)
+    assert "batches of 4 only, not of 2" in refused(2, "estimate", model, "-b", 2)
 
 
 def test_sizes_that_are_not_known(tmp_path):
-    text = run("estimate", fixed(tmp_path / "open.onnx", "N", "L"))
+    text = done("estimate", fixed(tmp_path / "open.onnx", "N", "L"))
     assert totals(text)["ascend910b1", "float16"] == ["–"] * 5
 
 
 def test_only_a_chip_without_figures(folder):
-    text = run("estimate", folder / "out", "-t", "ascend950")
+    text = done("estimate", folder / "out", "-t", "ascend950")
     assert "no times" in text
     assert "Hints" not in text
 
 
 def test_refusals(folder):
-    assert "did you mean ascend910b1" in run("estimate", folder / "out", "-t", "ascend310,ascend910b", status=2)
-    assert "no target named" in run("estimate", folder / "out", "-t", ",", status=2)
-    assert "a QDQ model runs on no chip" in run("estimate", folder / "out/model_fakequant.onnx", status=2)
-    assert "no model_deploy.onnx" in run("estimate", folder, status=2)
-    assert run("estimate", folder / "none.onnx", status=3).startswith("amctc: error: ")
+    assert "did you mean ascend910b1" in refused(2, "estimate", folder / "out", "-t", "ascend310,ascend910b")
+    assert "no target named" in refused(2, "estimate", folder / "out", "-t", ",")
+    assert "a QDQ model runs on no chip" in refused(2, "estimate", folder / "out/model_fakequant.onnx")
+    assert "no model_deploy.onnx" in refused(2, "estimate", folder)
+    assert refused(3, "estimate", folder / "none.onnx").startswith("amctc: error: ")
 
 
 def test_the_overview_lists_it():
-    assert "\n  estimate " in run("--help")
+    assert "\n  estimate " in done("--help")
 
 
 # ---------------------------------------------------------------------------------------------------- eval --variants
@@ -126,7 +119,7 @@ def test_the_overview_lists_it():
 
 def test_variants_are_shown_below_the_scores(folder):
     words = ("eval", folder / "out", "-d", examples.test_path(), "-n", "16", "--variants")
-    text = run(*words)
+    text = done(*words)
     scores, others = text.split("Other readings of the arithmetic")
     assert "int8 on ascend910b1" in scores
     rows = {tuple(line.split()[i] for i in (0, 3, 4)): line for line in others.splitlines()[3:9]}
@@ -134,18 +127,18 @@ def test_variants_are_shown_below_the_scores(folder):
     assert ("dequant_overflow", "saturate", "inf") in rows
     assert "100.00 %" in rows["dequant_overflow", "saturate", "inf"]
     assert "SQNR" in others
-    first = run(*words, "-t", "ascend310")
+    first = done(*words, "-t", "ascend310")
     assert "dequant_guard" in first
     assert "ascend310" in first
 
 
 def test_variants_without_a_float_model(folder, tmp_path):
     shutil.copy(folder / "out/model_deploy.onnx", tmp_path / "alone.onnx")
-    text = run("eval", tmp_path / "alone.onnx", "-d", examples.test_path(), "-p", "unit", "-n", "8", "--variants")
+    text = done("eval", tmp_path / "alone.onnx", "-d", examples.test_path(), "-p", "unit", "-n", "8", "--variants")
     assert "same class" in text
     assert "agreement" not in text
 
 
 def test_variants_need_a_deploy_model(folder):
     words = ("eval", folder / "model.onnx", "-d", examples.test_path(), "-p", "unit", "-n", "8", "--variants")
-    assert "a float model has no variants" in run(*words, status=2)
+    assert "a float model has no variants" in refused(2, *words)

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from amctc import examples
-from amctc.cli import amctc
+from tests.command_line import done, refused
 
 DATA = ("-d", "cal.npz", "-p", "unit", "-n", "24", "--preset", "fast")
 
@@ -25,23 +24,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(examples.model_path(), tmp_path / "model.onnx")
     shutil.copy(examples.calibration_path(), tmp_path / "cal.npz")
     return tmp_path
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(amctc, list(words))
-
-
-def done(*words: str) -> str:
-    result = run(*words)
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    return result.stdout
-
-
-def refused(*words: str) -> str:
-    result = run(*words)
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 def test_sensitivity(here: Path) -> None:
@@ -148,5 +130,5 @@ def test_a_search_gives_the_same_bytes_under_another_hash_seed(here: Path) -> No
     ],
 )  # fmt: skip
 def test_refused(here: Path, words: tuple[str, ...], message: str) -> None:
-    assert message in refused(*words)
+    assert message in refused(2, *words)
     assert not (here / "out").exists()

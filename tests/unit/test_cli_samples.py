@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from amctc import examples
-from amctc.cli import amctc
+from tests.command_line import done, refused
 
 FUNCTIONS = """
 import numpy as np
@@ -84,24 +83,6 @@ def text_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     return path
-
-
-def done(*args):
-    """Standard output of a command that succeeds."""
-    result = CliRunner().invoke(amctc, [str(a) for a in args])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refused(status, *args):
-    """The one line on standard error of a command that fails and writes nothing."""
-    before = sorted(Path().rglob("*"))
-    result = CliRunner().invoke(amctc, [str(a) for a in args])
-    assert result.exit_code == status, result.output
-    assert sorted(Path().rglob("*")) == before
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("amctc: error: ")
-    return line
 
 
 def rows(text):

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from amctc import examples
 from amctc.api import load, open_samples_for
 from amctc.calibrate.selection import select_samples
-from amctc.cli import amctc
+from tests.command_line import invoke
 
 COMPRESS = ("compress", "model.onnx", "-d", "cal.npz", "-p", "unit", "--preset", "fast", "-o")
 
@@ -27,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(amctc, list(words))
+    result = invoke(*words)
     return result.exit_code, result.output
 
 

@@ -7,16 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from amctc import Session, compensate, evaluate, examples, load, open_samples_for
 from amctc.api import compress
 from amctc.calibrate.samples import Samples
-from amctc.cli import amctc
 from amctc.compensation import COMPENSATION_FILE
 from amctc.errors import UsageError
+from tests.command_line import invoke
 
 MODEL = load(examples.model_path())
 FOUR_BITS = {"quantize-weights": {"bits": 4}}
@@ -90,31 +89,27 @@ def test_what_is_refused() -> None:
         compensate(made.deploy_graph, samples(examples.calibration_path()), MODEL)
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(amctc, list(words))
-
-
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(examples.model_path(), "model.onnx")
     shutil.copy(examples.calibration_path(), "cal.npz")
-    assert run("compress", "model.onnx", "-d", "cal.npz", "-p", "unit", "-o", "out", "--preset", "fast", "--set",
+    assert invoke("compress", "model.onnx", "-d", "cal.npz", "-p", "unit", "-o", "out", "--preset", "fast", "--set",
                "quantize-weights.bits=4", "-t", "ascend310p3").exit_code == 0  # fmt: skip
-    result = run("compensate", "out", "-d", "cal.npz", "-n", "48", "-o", "better")
+    result = invoke("compensate", "out", "-d", "cal.npz", "-n", "48", "-o", "better")
     assert result.exit_code == 0, result.output
     assert "out/model_fakequant.onnx beside model.onnx" in result.stdout
     assert "scale and bias corrected: its outputs come from" in result.stdout
     assert "Corrected on 36 samples, judged on 12 others." in result.stdout
     report = json.loads(Path("better/report.json").read_text())
     assert (report["target"], report["preprocess"], report["model"]) == ("ascend310p3", "unit", "model.onnx")
-    biases = run(
+    biases = invoke(
         "compensate", "out/model_fakequant.onnx", "-d", "cal.npz", "-p", "unit", "-n", "48", "--no-rescale", "-o", "b"
     )
     assert "bias corrected" in biases.stdout
     assert "scale and bias" not in biases.stdout
     shutil.copy("out/model_fakequant.onnx", "alone.onnx")
-    refused = run("compensate", "alone.onnx", "-d", "cal.npz", "-p", "unit", "-o", "b")
+    refused = invoke("compensate", "alone.onnx", "-d", "cal.npz", "-p", "unit", "-o", "b")
     assert refused.exit_code == 2
     assert "no float model to compare with" in refused.stderr
-    missing = run("compensate", "nothing", "-d", "cal.npz", "-p", "unit", "-o", "b")
+    missing = invoke("compensate", "nothing", "-d", "cal.npz", "-p", "unit", "-o", "b")
     assert (missing.exit_code, missing.stderr) == (3, "amctc: error: nothing: no such model; check the path\n")

@@ -9,11 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from amctc.api import save
 from amctc.bisection import Bisection
-from amctc.cli import amctc
 from amctc.contract import Changes, Contract, Exact, Rounding
 from amctc.errors import MiscompileError
 from amctc.interp import evaluate
@@ -27,6 +25,7 @@ from amctc.rewrite import Rewrite, rewrite
 from amctc.substitute import convert
 from amctc.types import F32, I64, TensorType
 from amctc.validate import Validation
+from tests.command_line import invoke
 
 x, w = any_value(), weight()
 product = op(nn.Mul, x, w)
@@ -288,7 +287,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("option", ["--validate", "--bisect"])
 def test_command_line_ends_with_status_1(here: Path, option: str) -> None:
-    result = CliRunner().invoke(amctc, ["run", "test-negate-twice", "model.onnx", option, "-o", "out.onnx"])
+    result = invoke("run", "test-negate-twice", "model.onnx", option, "-o", "out.onnx")
     assert result.exit_code == 1
     assert "rewrite negate_twice at mul1" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -299,20 +298,20 @@ def test_command_line_ends_with_status_1(here: Path, option: str) -> None:
 @pytest.mark.parametrize(("option", "said"), [("--validate", "validated: 1"), ("--bisect", "none of 0")])
 def test_command_line_says_what_was_compared(here: Path, option: str, said: str) -> None:
     save(chain(2, middle=nn.Relu()), here / "model.onnx")
-    result = CliRunner().invoke(amctc, ["run", "test-blur,fold-constants,drop-identity", "model.onnx", option])
+    result = invoke("run", "test-blur,fold-constants,drop-identity", "model.onnx", option)
     assert result.exit_code == 0, result.output
     assert said in result.stdout or "validated" in said
 
 
 def test_compress_validates_its_passes(here: Path) -> None:
     np.savez(here / "cal.npz", x=np.ones((4, 2), np.float32))
-    result = CliRunner().invoke(amctc, ["compress", "model.onnx", "-d", "cal.npz", "-o", "out", "--validate"])
+    result = invoke("compress", "model.onnx", "-d", "cal.npz", "-o", "out", "--validate")
     assert result.exit_code == 0, result.output
     assert "validated: " in result.stdout
     assert not list((here / "out").glob("miscompile*"))
 
 
 def test_one_way_to_look_at_a_time(here: Path) -> None:
-    result = CliRunner().invoke(amctc, ["run", "drop-identity", "model.onnx", "--validate", "--bisect"])
+    result = invoke("run", "drop-identity", "model.onnx", "--validate", "--bisect")
     assert result.exit_code == 2
     assert "choose one" in result.stderr

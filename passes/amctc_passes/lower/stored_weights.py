@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from amctc.ir import Op, Value, apply, const, constant_data, layer_name, with_operands
+from amctc.ir import Constant, Graph, Op, Value, apply, const, constant_data, layer_name, with_operands
 from amctc.ops import nn, onnx
-from amctc.types import F32, I8, Array, QuantizedType
+from amctc.substitute import convert
+from amctc.types import F32, I8, Array, Elem, QuantizedType
 from amctc_passes.facts import is_quantized, quantized_type, stored_under
 from amctc_passes.weights.weights_beside_layers import RECURRENT
 
@@ -66,6 +67,19 @@ def _numbers(value: Value | None) -> Value | None:
         real = apply(nn.Sub(), real, const(elem.zero_point_array.astype(np.float32).reshape(shape)))
     assert value is not None
     return apply(nn.Mul(), real, const(elem.scale_array.reshape(shape), name=f"{stored.name}.scale"), name=value.name)
+
+
+def stored_once(graph: Graph) -> Graph:
+    """Constants made of the same data for each reader, as tied embeddings and shared layers have them, as one."""
+    first: dict[tuple[int, Elem], Value] = {}
+
+    def shared(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
+        kind = op.kind
+        if not isinstance(kind, Constant):
+            return None
+        return (first.setdefault((id(kind.data), kind.elem), op.result),)  # to compare contents is to compute them
+
+    return convert(graph, shared)
 
 
 def _in_int8(value: Value | None) -> bool:

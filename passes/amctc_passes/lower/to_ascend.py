@@ -27,7 +27,7 @@ from amctc_passes.facts import (
     quantized_type,
     stored_under,
 )
-from amctc_passes.lower.stored_weights import looked_up, with_numbers
+from amctc_passes.lower.stored_weights import looked_up, stored_once, with_numbers
 from amctc_passes.quantize.layers import accumulator_scales, weight_only_obstacle
 from amctc_passes.quantize.signed_storage import signed
 from amctc_passes.quantize.stored_forms import row_weight_obstacle
@@ -51,7 +51,7 @@ class ToAscend(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """Convert op by op; integers keep flowing through pools and reshapes."""
         pools_integers = context.target.max_pool_int8 == "int8"
-        return convert(graph, lambda op, operands: _lowered(op, operands, pools_integers))
+        return stored_once(convert(graph, lambda op, operands: _lowered(op, operands, pools_integers)))
 
 
 def _lowered(op: Op, operands: tuple[Value | None, ...], pools_integers: bool) -> tuple[Value, ...] | None:

@@ -145,6 +145,16 @@ def test_a_value_read_both_ways_is_quantized_once(run) -> None:
     assert names.count("ascend.quant") == names.count("ascend.anti_quant") == 1
 
 
+def test_a_weight_of_two_layers_is_stored_once(run) -> None:
+    x = GraphInput("x", TensorType((1, 2), F32))
+    w = stored(np.ones((2, 2)), QuantizedType.per_tensor(0.5), "w")
+    first, second = (apply(nn.Gemm(), dq(x, step, 0), w) for step in (0.5, 0.25))
+    lowered = run("to-ascend", Graph((x,), (first, second), ("a", "b"))).graph
+    weights = [op.operands[1] for op in lowered.ops if isinstance(op.kind, ascend.MatMul)]
+    assert len(weights) == 2
+    assert weights[0] is weights[1]
+
+
 def test_dequantized_constants_of_float_ops_become_float(run) -> None:
     x = GraphInput("x", TensorType((2,), F32))
     c = stored(np.asarray([3, -4]), QuantizedType.per_tensor(0.5, 1), "c")

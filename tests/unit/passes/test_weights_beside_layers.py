@@ -104,6 +104,9 @@ def test_a_table_is_stored_once_and_stays_where_its_numbers_are_read(run) -> Non
     both = run(ONLY, Graph((ids,), (a, b), ("a", "b"))).graph
     first, second = stored(both)
     assert first is second is not None
+    tables = [op.operands[0] for op in run("legalize,to-ascend", both).graph.ops if isinstance(op.kind, nn.Gather)]
+    assert sum(t is not None and t.type.elem == I8 for t in tables) == 2
+    assert len({t for t in tables if t is not None and t.type.elem == I8}) == 1
     result = run(ONLY, Graph((ids,), (a, apply(nn.Abs(), weight)), ("a", "t")))
     assert stored(result.graph) == [None]
     assert [n.text for n in result.notes] == ["weights left in float: something else reads their numbers"]
@@ -224,6 +227,19 @@ def test_recurrent_weights_have_a_scale_per_gate_channel(run, op_type: str, dire
     size = directions * rows * (INPUTS + HIDDEN)
     assert note.layer == "cell"
     assert f"{4 * size} bytes become {size + 2 * 4 * directions * rows}" in note.text
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_remarks_agree_with_what_became_of_a_model_without_layers(recurrent: bool) -> None:
+    options = {ONLY: {"recurrent": recurrent}}
+    notes = amctc.compress(import_model(cell("LSTM")), preset="weight-only", options=options).report.notes
+    expected = (
+        ["no layer to compute in integers: weights alone are stored in them", "weights stored in int8"]
+        if recurrent
+        else ["nothing to quantize: all layers with weights are carried", "left as it came: LSTM is a carried op"]
+    )
+    assert sorted(e for e in expected for note in notes if e in note) == sorted(expected)
+    assert len(notes) == 2, notes
 
 
 def test_recurrent_weights_can_stay(run) -> None:

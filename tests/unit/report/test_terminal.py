@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from amctc.report.model import ChoiceReport, CompressionReport, Evaluation, LayerReport, VariantResult
 from amctc.report.table import MIN_NAME, Column, fitted, print_table, shortened
-from amctc.report.terminal import make_console, print_evaluations, print_report, print_variants
+from amctc.report.terminal import make_console, print_evaluations, print_report, print_variants, quantized_text
 from amctc.report.units import bytes_text, count_text, db_text, macs_text, ratio_text, share_text, time_text
 
 LAYER = LayerReport(
@@ -69,6 +69,16 @@ def test_a_reason_that_many_share_is_said_once():
     assert "  conv3: a convolution\n" in few
     weights = dataclasses.replace(LAYER, action="weight-only")
     assert "3 layers, 2 quantized" in printed(dataclasses.replace(REPORT, layers=(LAYER, weights, KEPT)))
+
+
+def test_weights_of_fewer_bits_are_counted():
+    int4, wide = dataclasses.replace(LAYER, weight_bits=4), dataclasses.replace(LAYER, weight_bits=8)
+    text = printed(dataclasses.replace(REPORT, layers=(int4, wide, int4, KEPT)))
+    assert "4 layers, 3 in int8, 2 with int4 weights" in text
+    assert text.count("int8, w4") == 2
+    assert quantized_text((int4, wide, KEPT), of=" of 3 layers") == "2 of 3 layers in int8, 1 with int4 weights"
+    alone = dataclasses.replace(int4, action="weight-only")
+    assert quantized_text((alone, KEPT)) == "1 quantized, 1 with int4 weights"
 
 
 def test_notes_that_many_share_are_said_once():
