@@ -51,8 +51,8 @@ def compensate(
     """Correct biases and scales of a QDQ ``model`` layer by layer, beside the float model it was made from.
 
     Each sweep runs the pass ``compensate-errors`` with ``options``, as ``"{rescale=false}"``, on three quarters of the
-    samples, and is kept if the outputs' SQNR on the last quarter rises by more than the standard error of that gain;
-    else it is undone, and was the last. With ``out`` the files of :func:`amctc.compress` and ``compensation.json`` are
+    samples, and is kept if the SQNR of the others rises on average by more than the standard error of that gain; else
+    it is undone, and was the last. With ``out`` the files of :func:`amctc.compress` and ``compensation.json`` are
     written; ``preprocess`` is only recorded. Raises :class:`UsageError` for a model that is no QDQ model, or a
     reference that is no float model.
     """
@@ -93,8 +93,8 @@ def _swept(
         after = reference.measure(swept)
         gain, error = gain_with_error(before, after)
         layers = tuple((note.layer, note.text) for note in context.notes[notes:])
-        made.append(Sweep(round(before.sqnr_db, 6), round(after.sqnr_db, 6), round(error, 6), before.agreement,
-                          after.agreement, gain > error, layers))  # fmt: skip
+        made.append(Sweep(round(before.sqnr_db, 6), round(after.sqnr_db, 6), round(gain, 6), round(error, 6),
+                          before.agreement, after.agreement, gain > error, layers))  # fmt: skip
         if gain <= error:
             break
         graph, before = swept, after

@@ -44,9 +44,9 @@ def settle(preset: Preset, prepared: Graph, samples: Samples, context: Context, 
     """The preset with the steps that help the float graph ``prepared``.
 
     They are tried on the first ``preset.trial_samples`` of ``samples``, a quarter of them held back, or judged on
-    ``held``. A step is kept if the outputs' SQNR rises by more than the standard error of that gain, or if it has no
-    effect at all; one that was undone before another was kept is tried once more at the end. Where there are too few
-    samples, or no output tells how near a model is, all steps are taken.
+    ``held``. A step is kept if the SQNR of a sample rises on average by more than the standard error of that gain, or
+    if it has no effect at all; one that was undone before another was kept is tried once more at the end. Where there
+    are too few samples, or no output tells how near a model is, all steps are taken.
     """
     parts = _parted(samples, held, preset.trial_samples) if preset.steps else None
     if parts is None:
@@ -122,10 +122,10 @@ class _Trials:
         self, step: Step, name: str, before: Measurement, after: Measurement, *, kept: bool
     ) -> StepTrial:  # fmt: skip
         without, instead = str(step.without), str(self._preset.form(step))
-        _, error = gain_with_error(before, after)
+        gain, error = gain_with_error(before, after)
         return StepTrial(
             name, f"{without or 'nothing'} → {instead or 'nothing'}", round(before.sqnr_db, 6),
-            round(after.sqnr_db, 6), round(error, 6), before.agreement, after.agreement, kept,
+            round(after.sqnr_db, 6), round(gain, 6), round(error, 6), before.agreement, after.agreement, kept,
         )  # fmt: skip
 
     def _measurement(self, taken: Sequence[Step]) -> Measurement:
@@ -167,15 +167,13 @@ def gains(before: Measurement, after: Measurement) -> bool:
 
 
 def gain_with_error(before: Measurement, after: Measurement) -> tuple[float, float]:
-    """What the SQNR of the outputs rose by in dB, on the same samples, and the standard error of that.
+    """What the SQNR of a sample rose by in dB, the mean over the same samples, and the standard error of that mean.
 
-    The jackknife's: from what is left of the gain without each of the n samples, √((n-1)/n · Σ (g_i - mean g)²) (Efron
-    and Stein 1981). No noise counts as the least of float32, 2⁻⁴⁸ of the signal.
+    Not what the noise of all together fell by: that is mostly the noise of a few samples, so another few would often
+    judge otherwise. No noise counts as the least of float32, 2⁻⁴⁸ of the signal.
     """
     noises = [np.clip(m.by_sample, 2.0**-48, 2.0**48) for m in (before, after)]
     if len(noises[0]) != len(noises[1]) or len(noises[0]) < 2:
         return 0.0, math.inf
-    left = [10.0 * np.log10(n.sum() - n) for n in noises]
-    each, count = left[0] - left[1], len(noises[0])
-    error = math.sqrt((count - 1) / count * float(np.square(each - each.mean()).sum()))
-    return float(10.0 * np.log10(noises[0].sum() / noises[1].sum())), error
+    each = 10.0 * np.log10(noises[0] / noises[1])
+    return float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))

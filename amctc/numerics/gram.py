@@ -30,6 +30,11 @@ class Covariance:
         self._gram = self._gram + (columns @ columns.swapaxes(1, 2)).astype(np.float64)
         self._count += columns.shape[2]
 
+    def absorb(self, other: Covariance) -> None:
+        """Count in the columns of ``other``, gathered around the same centre."""
+        self._gram, self._sum = self._gram + other._gram, self._sum + other._sum
+        self._count += other._count
+
     def matrix(self, groups: int, length: int, *, shrunk: bool = True) -> Float64Array:
         """E[x xᵀ] [G, K, K], around the mean where there is a centre; 0 with less than two columns.
 
@@ -66,6 +71,12 @@ class CrossCovariance:
             self._sums = self._sums[0] + next(sums), self._sums[1] + next(sums)
         self._products = self._products + (differences @ columns.swapaxes(1, 2)).astype(np.float64)
         self._count += columns.shape[2]
+
+    def absorb(self, other: CrossCovariance) -> None:
+        """Count in the columns of ``other``, gathered around the same centre."""
+        self._products = self._products + other._products
+        self._sums = self._sums[0] + other._sums[0], self._sums[1] + other._sums[1]
+        self._count += other._count
 
     def matrix(self, length: int, *, shrunk: bool = True) -> Float64Array:
         """The covariance, unless it is only to measure by ``shrunk`` as :meth:`Covariance.matrix` shrinks."""

@@ -60,8 +60,12 @@ class Grid:
 
     def nearest(self, values: Float64Array, at: int | slice = slice(None)) -> Float64Array:
         """The integer q next to ``values``, columns ``at`` of the weights."""
-        rounded = np.clip(np.rint(values / self.steps[:, at]), self.low[:, at], self.high[:, at])
-        return np.where(self.kept[:, at], 0.0, rounded)
+        found = values / self.steps[:, at]
+        np.rint(found, out=found)
+        np.maximum(found, self.low[:, at], out=found)
+        np.minimum(found, self.high[:, at], out=found)
+        found[self.kept[:, at]] = 0.0
+        return found
 
 
 def round_second_order(

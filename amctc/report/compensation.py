@@ -11,12 +11,14 @@ from amctc.report.json_text import json_text
 class Sweep:
     """One walk over all layers: the outputs before and after it, on samples that corrected nothing.
 
-    SQNR in dB and agreement are of the QDQ model against the float one; ``error_db`` is the standard error of the gain.
-    ``layers`` names each layer that was corrected, with what was done and its own outputs before and after.
+    SQNR in dB and agreement are of the QDQ model against the float one; ``gain_db`` is what the SQNR of a sample rose
+    by on average, ``error_db`` the standard error of that. ``layers`` names each layer that was corrected,
+    with what was done and its own outputs before and after.
     """
 
     sqnr_before_db: float
     sqnr_after_db: float
+    gain_db: float
     error_db: float
     agreement_before: float | None
     agreement_after: float | None

@@ -10,22 +10,19 @@ class StepTrial:
     """One step: the model without it and with it, on samples that calibrated nothing.
 
     ``change`` is what it puts in the place of what. SQNR in dB and agreement are of the QDQ model against the float
-    one; ``error_db`` is the standard error of the gain. A step is ``kept`` or undone; one without any effect is kept.
+    one. ``gain_db`` is what the SQNR of a sample rose by on average, ``error_db`` the standard error of that. A step is
+    ``kept`` or undone; one without any effect is kept.
     """
 
     name: str
     change: str
     sqnr_before_db: float
     sqnr_after_db: float
+    gain_db: float
     error_db: float
     agreement_before: float | None
     agreement_after: float | None
     kept: bool
-
-    @property
-    def gain_db(self) -> float:
-        """What it added to the SQNR of the outputs."""
-        return self.sqnr_after_db - self.sqnr_before_db
 
 
 @dataclass(frozen=True)

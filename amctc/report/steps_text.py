@@ -23,6 +23,7 @@ def print_steps(report: StepReport, seconds: Mapping[str, float], console: Conso
         Column("without → with it", [t.change for t in trials], rank=4, shorten=True),
         Column("SQNR dB before", [db_text(t.sqnr_before_db) for t in trials], True),
         Column("after", [db_text(t.sqnr_after_db) for t in trials], True),
+        Column("gain of a sample", [db_text(t.gain_db) for t in trials], True),
         Column("±", [db_text(t.error_db) for t in trials], True, 3),
         Column("agreement before", [share_text(t.agreement_before) for t in trials], True, 2),
         Column("after", [share_text(t.agreement_after) for t in trials], True, 2),

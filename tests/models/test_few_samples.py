@@ -31,16 +31,22 @@ def network() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
+DRAWS = 4
+"""Networks and samples: what four samples say of one network is chance."""
+
+
 @pytest.mark.parametrize(("count", "bits"), [(1, 8), (4, 8), (32, 8), (4, 4), (32, 4)])
 def test_nothing_is_lost_on_other_samples(count: int, bits: int, tmp_path) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(network(), path)
-    calibration = [{"x": RNG.normal(size=(count, 64)).astype(np.float32)}]
-    others = {"x": RNG.normal(size=(500, 64)).astype(np.float32)}
-    (expected,) = amctc.Session(path).run(others).values()
-    found = {}
-    for preset, rounding in (("fast", "quantize-weights"), ("balanced", "round-weights")):
-        deployed = amctc.compress(path, calibration, preset=preset, options={rounding: {"bits": bits}}).deploy_graph
-        (actual,) = amctc.Session(deployed).run(others).values()
-        found[preset] = ErrorStatistics().updated(expected, actual).sqnr_db
-    assert found["balanced"] > found["fast"] - 1.0
+    path, gains = tmp_path / "model.onnx", []
+    for _ in range(DRAWS):
+        onnx.save(network(), path)
+        calibration = [{"x": RNG.normal(size=(count, 64)).astype(np.float32)}]
+        others = {"x": RNG.normal(size=(500, 64)).astype(np.float32)}
+        (expected,) = amctc.Session(path).run(others).values()
+        found = {}
+        for preset, rounding in (("fast", "quantize-weights"), ("balanced", "round-weights")):
+            deployed = amctc.compress(path, calibration, preset=preset, options={rounding: {"bits": bits}}).deploy_graph
+            (actual,) = amctc.Session(deployed).run(others).values()
+            found[preset] = ErrorStatistics().updated(expected, actual).sqnr_db
+        gains.append(found["balanced"] - found["fast"])
+    assert np.mean(gains) > -1.0

@@ -93,7 +93,11 @@ def layer_errors(
     matrices = [contraction.matrix(w).astype(np.float32) for w in (twin.weight.read(), weight)]
     others = real.batches(op, twin.data, contraction, 0)
     for x, columns in quantized.batches(op, data, contraction, 0):
-        for kept, matrix, read in zip(sums, matrices, (next(others)[1], columns), strict=True):
+        both = next(others)[1], columns
+        if both[0].shape != columns.shape:  # how many positions there are hangs on the data, as of boxes that are left
+            nothing = np.zeros((contraction.outputs, 0), np.float32)
+            return LayerErrors(activation, nothing, nothing, np.zeros(0, np.bool_))
+        for kept, matrix, read in zip(sums, matrices, both, strict=True):
             kept.append((matrix @ read).reshape(contraction.outputs, -1))
         held.append(held_columns(seen, len(x), columns.shape[2]))
         seen += len(x)

@@ -18,7 +18,7 @@ from amctc_passes.quantize.layers import layers
 from amctc_passes.quantize.reference import before_quantizer
 from amctc_passes.ranges.output_noise import OutputNoise
 
-_WORTH, _OUT_OF_PROPORTION = 0.05, 2.0
+_WORTH, _OUT_OF_PROPORTION = 0.02, 2.0
 
 _MOST_MACS, _FEWEST_SAMPLES = 2e12, 4
 """Work for all measurements, a few minutes on a core; below it samples are cut, but not to fewer than these."""
@@ -32,10 +32,10 @@ class RollBack(Pass):
     The sensitivity of a layer is the noise at the outputs, over their power, when its activations alone are quantized,
     measured on the first ``samples``. Noises of layers add up. While their sum is above the noise of ``sqnr`` decibels,
     the layer with the most noise per multiply-accumulate goes back to float, as long as all that went back have at most
-    the share ``budget`` of the multiply-accumulates. Only layers out of proportion go: those that make at least a
-    twentieth of the noise and twice their share of it. Each is noted. Every output counts alike; a final softmax is
-    looked through. Where the outputs are clean enough at once that takes a run per sample, else one per layer too, and
-    for a large network fewer samples.
+    the share ``budget`` of the multiply-accumulates. Only layers out of proportion go: of the noise that is left when
+    it is their turn they make at least a fiftieth, and twice their share of the multiply-accumulates. Each is noted.
+    Every output counts alike; a final softmax is looked through. Where the outputs are clean enough at once that takes
+    a run per sample, else one per layer too, and for a large network fewer samples.
     """
 
     sqnr: float = 35.0
@@ -98,12 +98,12 @@ class RollBack(Pass):
         return float(10.0 ** (-self.sqnr / 10.0))
 
     def _chosen(self, noise: Mapping[Op, float], macs: Mapping[Op, int]) -> set[Op]:
-        left = total = sum(noise.values())
+        left = sum(noise.values())
         work = max(1, sum(macs.values()))
         spare, chosen = self.budget, set[Op]()
         for op in sorted(noise, key=lambda o: -noise[o] / max(macs.get(o, 0), 1)):
             cost = macs.get(op, 0) / work
-            worth = noise[op] >= max(_WORTH, _OUT_OF_PROPORTION * cost) * total
+            worth = noise[op] >= max(_WORTH, _OUT_OF_PROPORTION * cost) * left
             if left > self._allowed and cost <= spare and worth:
                 chosen.add(op)
                 spare -= cost

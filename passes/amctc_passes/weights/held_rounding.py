@@ -12,21 +12,26 @@ from amctc_passes.quantize.held_back import FoldMeans
 from amctc_passes.weights.layer_moments import Part
 
 Float64Array = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int8]
 
 
-def rounded_to_nearest(matrix: Float64Array, scales: Float64Array, bits: int) -> npt.NDArray[np.int8]:
+def rounded_to_nearest(matrix: Float64Array, scales: Float64Array, bits: int) -> Codes:
     """``matrix`` [G, O, K] in steps of ``scales`` [G, O], ties to even."""
     return np.clip(np.rint(matrix / scales[:, :, None]), *storage_range(bits)).astype(np.int8)
 
 
 def better_held_back(
-    held: Sequence[Part], matrix: Float64Array, rounded: Float64Array, simple: Float64Array
+    held: Sequence[Part], matrix: Float64Array, rounded: tuple[Codes, Float64Array], simple: tuple[Codes, Float64Array]
 ) -> bool:  # fmt: skip
-    """Whether ``rounded`` disturbs the outputs of a layer no more than ``simple``, all [G, O, K], on samples held back.
+    """Whether ``rounded``, integers [G, O, K] and scales [G, O], disturbs outputs no more than ``simple`` on ``held``.
 
-    True where none are.
+    True where no samples are held back. Terms are taken part by part, because a weight in float64 is large.
     """
-    return sum(p.loss(matrix, rounded) - p.loss(matrix, simple) for p in held) <= 0.0
+
+    def loss(part: Part, codes: Codes, scales: Float64Array) -> float:
+        return part.loss(matrix[:, :, part.terms], codes[:, :, part.terms] * scales[:, :, None])
+
+    return sum(loss(p, *rounded) - loss(p, *simple) for p in held) <= 0.0
 
 
 def mean_shift(

@@ -38,25 +38,14 @@ class Part:
     def loss(self, weight: Float64Array, rounded: Float64Array) -> float:
         """E[(w·x - r·x̂)²] of all outputs, x̂ = x where no difference is known, up to what no rounding changes.
 
-        ``weight`` and ``rounded`` are [G, O, k]. With d = x - x̂ and e = w - r that is eᵀ E[x̂ x̂ᵀ] e + 2 wᵀ E[d x̂ᵀ] e.
+        ``weight`` and ``rounded`` are [G, O, k], the terms of this part. With d = x - x̂ and e = w - r that is
+        eᵀ E[x̂ x̂ᵀ] e + 2 wᵀ E[d x̂ᵀ] e.
         """
-        error = (weight - rounded)[:, :, self.terms]
+        error = weight - rounded
         total = float(((error @ self.covariance) * error).sum())
         if self.cross is not None:
-            total += 2.0 * float(((weight[:, :, self.terms] @ self.cross) * error).sum())
+            total += 2.0 * float(((weight @ self.cross) * error).sum())
         return total
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Means of what a layer reads, and its covariances in parts: to choose by, and of samples held back to judge by.
-
-    ``held`` is empty where no samples are held back.
-    """
-
-    mean: FoldMeans
-    parts: tuple[Part, ...]
-    held: tuple[Part, ...]
 
 
 class _PartMoments:
@@ -72,10 +61,59 @@ class _PartMoments:
         if real is not None:
             self._cross.add(real[:, self._terms] - columns, columns)
 
+    def absorb(self, other: _PartMoments) -> None:
+        self._covariance.absorb(other._covariance)
+        self._cross.absorb(other._cross)
+
     def part(self, groups: int, *, crossed: bool, shrunk: bool) -> Part:
         length = self._terms.stop - self._terms.start
         cross = self._cross.matrix(length, shrunk=shrunk) if crossed else None
         return Part(self._terms, self._covariance.matrix(groups, length, shrunk=shrunk), cross)
+
+
+class Moments:
+    """Means of what a layer reads, and its covariances in parts, apart for samples that choose and those held back.
+
+    Around ``centre`` [G, K] if there is one; ``crossed`` with the difference of the float data.
+    """
+
+    def __init__(self, contraction: Contraction, centre: Float64Array | None, *, crossed: bool) -> None:
+        self.mean, parts = FoldMeans.of(contraction), parts_of(contraction.length)
+        self.longest = parts[0].stop - parts[0].start
+        self._groups, self._crossed, self._seen, self._judged = contraction.groups, crossed, 0, 0
+        self._chosen, self._held = ([_PartMoments(p, centre) for p in parts] for _ in range(2))
+
+    def add(self, contraction: Contraction, x: Array, columns: Array, real: Array | None) -> None:
+        """Count in the rows ``x``, of whose windows ``columns`` [G, K, n] count, ``real`` in the float network."""
+        self.mean.add(contraction, x, self._seen)
+        back = held_columns(self._seen, len(x), columns.shape[2])
+        for gathered, picked in ((self._chosen, ~back), (self._held, back)):
+            for part in gathered if picked.any() else ():
+                part.add(_picked(columns, picked), None if real is None else _picked(real, picked))
+        self._seen, self._judged = self._seen + len(x), self._judged + int(back.sum())
+
+    @property
+    def judges(self) -> bool:
+        """Whether there are samples held back to judge by."""
+        return self._judged > 1
+
+    def to_choose(self) -> list[Part]:
+        """By the samples that choose, shrunk where they are few."""
+        return self._parts(self._chosen, shrunk=True)
+
+    def to_judge(self) -> list[Part]:
+        """By the samples held back, as they are; empty where none are."""
+        return self._parts(self._held, shrunk=False) if self.judges else []
+
+    def of_all(self) -> list[Part]:
+        """By all samples, shrunk where they are few. What was gathered apart is gone."""
+        for chosen in self._chosen:
+            chosen.absorb(self._held.pop(0))
+        self._judged = 0
+        return self._parts(self._chosen, shrunk=True)
+
+    def _parts(self, gathered: list[_PartMoments], *, shrunk: bool) -> list[Part]:
+        return [p.part(self._groups, crossed=self._crossed, shrunk=shrunk) for p in gathered]
 
 
 def layer_moments(
@@ -86,27 +124,15 @@ def layer_moments(
     reference: tuple[LayerInputs, Value] | None = None,
 ) -> Moments:
     """The moments of ``data``, around ``centre`` [G, K] if there is one; ``reference`` gives it in float."""
-    contraction, seen, judged = contraction_of(op), 0, 0
-    mean = FoldMeans.of(contraction)
-    parts = parts_of(contraction.length)
-    longest = parts[0].stop - parts[0].start
-    choosing, judging = ([_PartMoments(p, centre) for p in parts] for _ in range(2))
-    others = None if reference is None else reference[0].batches(op, reference[1], contraction, longest)
-    for x, columns in inputs.batches(op, data, contraction, longest):
-        mean.add(contraction, x, seen)
+    contraction = contraction_of(op)
+    moments = Moments(contraction, centre, crossed=reference is not None)
+    others = None if reference is None else reference[0].batches(op, reference[1], contraction, moments.longest)
+    for x, columns in inputs.batches(op, data, contraction, moments.longest):
         real = None if others is None else next(others)[1]
         if real is not None and real.shape != columns.shape:  # it depends on the data
             real = columns
-        back = held_columns(seen, len(x), columns.shape[2])
-        for gathered, picked in ((choosing, ~back), (judging, back)):
-            for part in gathered if picked.any() else ():
-                part.add(_picked(columns, picked), None if real is None else _picked(real, picked))
-        seen, judged = seen + len(x), judged + int(back.sum())
-    known, groups = others is not None, contraction.groups
-    return Moments(
-        mean, tuple(p.part(groups, crossed=known, shrunk=True) for p in choosing),
-        tuple(p.part(groups, crossed=known, shrunk=False) for p in judging) if judged > 1 else (),
-    )  # fmt: skip
+        moments.add(contraction, x, columns, real)
+    return moments
 
 
 def _picked(columns: Array, picked: npt.NDArray[np.bool_]) -> Array:

@@ -52,9 +52,12 @@ def test_moments_in_batches(centred: bool) -> None:
     columns, differences = RNG.integers(-8, 9, (2, 2, 3, 60)).astype(np.float32)
     centre = np.rint(columns.mean(axis=2)).astype(np.float64) + 1 if centred else None
     cross, whole = CrossCovariance(centre), Covariance(centre)
-    for part in (slice(0, 10), slice(10, 60)):
-        cross.add(differences[..., part], columns[..., part])
-        whole.add(columns[..., part])
+    others = CrossCovariance(centre), Covariance(centre)
+    for part, (crossed, own) in ((slice(0, 10), (cross, whole)), (slice(10, 60), others)):
+        crossed.add(differences[..., part], columns[..., part])
+        own.add(columns[..., part])
+    cross.absorb(others[0])
+    whole.absorb(others[1])
     for group in range(2):
         d, x = (a[group].astype(np.float64) for a in (differences, columns))
         if centred:

@@ -86,6 +86,13 @@ def test_even_noise_is_no_reason() -> None:
     assert run(graph, "sqnr=60.0 budget=0.25").graph is graph
 
 
+def test_what_is_out_of_proportion_is_judged_by_the_noise_that_is_left() -> None:
+    """Steps of 0.3, 0.1 and four of 0.01 make noises 900, 100 and 1: behind the first, the second is nearly all."""
+    graph = chain(0.3, 0.1, 0.01, 0.01, 0.01, 0.01)  # a sixth of the work each: the second makes a tenth of all noise
+    assert floats(run(graph, "sqnr=60.0 budget=0.2").graph) == ["a"]
+    assert floats(run(graph, "sqnr=60.0 budget=0.4").graph) == ["a", "b"]
+
+
 def test_a_final_softmax_is_looked_through() -> None:
     graph = chain(0.01, 0.3)
     with_softmax = chain(0.01, 0.3, final=nn.Softmax(1))

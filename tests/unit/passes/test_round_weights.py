@@ -337,6 +337,33 @@ def test_rounding_that_does_not_hold_is_undone() -> None:
     assert undone.notes[0].text.startswith("weights rounded to nearest: ")
 
 
+def test_what_is_kept_is_fitted_to_all_samples() -> None:
+    """The input that varies most is rounded first, down, and the other up for it: that is the second input only where
+    the samples held back, along (1, 2), count. On these (1, 0) adds 0.34, rounded to nearest 1.34."""
+    w, size = np.float32([[0.46], [0.44], [127.0]]), RNG.uniform(0.3, 0.6, size=(48, 1))
+    x = GraphInput("x", TensorType((6, 3), F32))
+    product = apply(nn.Gemm(), through_quantizer(x, 0.01), const(w), name="y", origins=(Origin("layer", "Gemm"),))
+    graph, text = Graph((x,), (product,), ("y",)), "round-weights{correct-bias=false}"
+    for held, expected in (([1.0, 0.9, 0.0], [0, 1, 127]), ([1.0, 2.0, 0.0], [1, 0, 127])):
+        result = run(graph, held_apart(size[:36] * [1.0, 0.9, 0.0], size[36:] * held), text)
+        stored = result.graph.outputs[0].producer.operands[1].producer.operands[0]
+        assert constant_data(stored).read().ravel().tolist() == expected
+        assert not result.notes
+
+
+def test_biases_are_corrected_beside_weights_of_four_bits_only() -> None:
+    kind, shape, data, bias = CASES["conv"]
+    graph, _ = layer_of(kind, shape, data, bias=bias)
+    batches = smooth(16, *data[1:])
+
+    def stored_bias(text: str) -> list[float]:
+        return constant_data(run(graph, batches, text).graph.outputs[0].producer.operands[2]).read().tolist()
+
+    own = constant_data(graph.outputs[0].producer.operands[2]).read().tolist()
+    assert stored_bias("round-weights{correct-int8=false}") == own
+    assert stored_bias("round-weights{bits=4 correct-int8=false}") == stored_bias("round-weights{bits=4}") != own
+
+
 @pytest.mark.parametrize("shifts", [(1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, -1.0, 1.0, -1.0)])
 def test_a_correction_that_does_not_hold_is_undone(shifts: tuple[float, ...]) -> None:
     """A quantizer that clips at 1.27 takes 0.73 from 2, 0.73 from -2 towards zero, and nothing from 0; by folds."""
