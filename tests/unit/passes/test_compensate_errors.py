@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import parser
 
 from amctc.calibrate.checkpoint import Checkpoint
 from amctc.errors import UsageError
 from amctc.ir import Graph, GraphInput, Op, Origin, Value, apply, const, constant_data
+from amctc.onnx_bridge.importer import import_model
 from amctc.ops import nn, quant
 from amctc.pipeline import Context, Pipeline, PipelineResult
 from amctc.types import F32, I8, I32, Array, QuantizedType, TensorType
@@ -213,6 +215,20 @@ def test_sums_that_are_not_finite_are_left_alone() -> None:
     whole = graph(layer(X, bias=BIAS + 64))
     real = const((WEIGHT * STEPS).astype(np.float32)), const(np.float32([np.inf, 0.0, 0.0]))
     assert run(whole, graph(apply(nn.Gemm(), X, *real, name="y", origins=NAMED))).graph is whole
+
+
+def test_positions_that_hang_on_the_data_cannot_be_compared() -> None:
+    """Rows with a positive sum are picked: quantized, others are than in float, and not as many."""
+    first, second = (",".join(map(str, RNG.normal(size=24).round(3))) for _ in range(2))
+    real = import_model(parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[16,4] x) => (float[N,4] y) <float[4,6] w1 = {{{first}}}, float[6,4] w2 = {{{second}}},
+        int64[1] one = {{1}}, int64[1] first = {{0}}, float zero = {{0}}> {{
+        h = MatMul(x, w1) s = ReduceSum<keepdims = 0>(h, one) c = Greater(s, zero) i = NonZero(c)
+        j = Squeeze(i, first) r = Gather(h, j) y = MatMul(r, w2) }}"""))
+    context = Context(samples=[{"x": RNG.normal(size=(16, 4)).astype(np.float32)} for _ in range(40)], reference=real)
+    text = "observe,place-qdq{bits=4},quantize-weights{bits=4},quantize-bias,compensate-errors"
+    made = Pipeline.parse(text).run(real, context)
+    assert {note.layer for note in made.notes} <= {"MatMul_0"}
 
 
 def test_an_activation_of_its_own_counts_as_the_layers() -> None:
