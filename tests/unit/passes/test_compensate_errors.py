@@ -220,11 +220,13 @@ def test_sums_that_are_not_finite_are_left_alone() -> None:
 def test_positions_that_hang_on_the_data_cannot_be_compared() -> None:
     """Rows with a positive sum are picked: quantized, others are than in float, and not as many."""
     first, second = (",".join(map(str, RNG.normal(size=24).round(3))) for _ in range(2))
-    real = import_model(parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+    real = import_model(
+        parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
         net (float[16,4] x) => (float[N,4] y) <float[4,6] w1 = {{{first}}}, float[6,4] w2 = {{{second}}},
         int64[1] one = {{1}}, int64[1] first = {{0}}, float zero = {{0}}> {{
         h = MatMul(x, w1) s = ReduceSum<keepdims = 0>(h, one) c = Greater(s, zero) i = NonZero(c)
-        j = Squeeze(i, first) r = Gather(h, j) y = MatMul(r, w2) }}"""))
+        j = Squeeze(i, first) r = Gather(h, j) y = MatMul(r, w2) }}""")
+    )
     context = Context(samples=[{"x": RNG.normal(size=(16, 4)).astype(np.float32)} for _ in range(40)], reference=real)
     text = "observe,place-qdq{bits=4},quantize-weights{bits=4},quantize-bias,compensate-errors"
     made = Pipeline.parse(text).run(real, context)
