@@ -44,9 +44,10 @@ def settle(preset: Preset, prepared: Graph, samples: Samples, context: Context, 
     """The preset with the steps that help the float graph ``prepared``.
 
     They are tried on the first ``preset.trial_samples`` of ``samples``, a quarter of them held back, or judged on
-    ``held``. A step is kept if the SQNR of a sample rises on average by more than the standard error of that gain, or
-    if it has no effect at all; one that was undone before another was kept is tried once more at the end. Where there
-    are too few samples, or no output tells how near a model is, all steps are taken.
+    ``held``. A step is kept if the SQNR of a sample rises on average by more than the standard error of that gain. One
+    that was undone before another was kept is tried once more at the end; one without any effect stays until then, for
+    those that might build on it. Where there are too few samples, or no output tells how near a model is, all steps are
+    taken.
     """
     parts = _parted(samples, held, preset.trial_samples) if preset.steps else None
     if parts is None:
@@ -88,6 +89,7 @@ class _Trials:
         self._measured = 0
         self._before: Measurement | None = None
         self.found: list[StepTrial] = []
+        self._idle: dict[Step, int] = {}
         self.seconds: dict[str, float] = {}
 
     def run(self) -> list[Step]:
@@ -100,7 +102,19 @@ class _Trials:
         last = max((i for i, step in enumerate(steps) if step in kept), default=0)
         for step in [step for step in steps[:last] if step not in kept]:
             self._try(step, f"{step.name}, again", kept)
+        kept = self._without_idle(kept)
         self._collection.finish()
+        return kept
+
+    def _without_idle(self, kept: list[Step]) -> list[Step]:
+        """``kept`` without the steps that had no effect: what they would do with all samples has not been tried."""
+        for step, place in self._idle.items():
+            fewer = [other for other in kept if other is not step]
+            if self._before is None or str(self._preset.taking(fewer)) == str(self._preset.taking(kept)):
+                continue
+            if self._measurement(fewer).by_sample == self._before.by_sample:
+                kept = fewer
+                self.found[place] = replace(self.found[place], kept=False)
         return kept
 
     def _try(self, step: Step, name: str, kept: list[Step]) -> None:
@@ -113,6 +127,8 @@ class _Trials:
         same = after.by_sample == before.by_sample  # nothing to do for it, but maybe for a step that builds on it
         better = same or gains(before, after)
         self.found.append(self._trial(step, name, before, after, kept=better))
+        if same:
+            self._idle[step] = len(self.found) - 1
         if better:
             kept.append(step)
             self._before = after

@@ -11,7 +11,7 @@ class StepTrial:
 
     ``change`` is what it puts in the place of what. SQNR in dB and agreement are of the QDQ model against the float
     one. ``gain_db`` is what the SQNR of a sample rose by on average, ``error_db`` the standard error of that. A step is
-    ``kept`` or undone; one without any effect is kept.
+    ``kept`` or undone; one without any effect is kept where the result hangs on it all the same.
     """
 
     name: str
