@@ -10,7 +10,6 @@ import numpy as np
 from amctc.analysis import uses
 from amctc.calibrate.checkpoint import Collection
 from amctc.contract import Changes, Contract
-from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.numerics.bias import accumulator_scale, fits_int32, has_headroom, quantize_bias
 from amctc.numerics.threads import single_threaded_blas
@@ -31,7 +30,7 @@ from amctc_passes.facts import (
 from amctc_passes.quantize.float_twins import FloatTwin, float_twins, real_contents
 from amctc_passes.quantize.layer_errors import BIAS, NONE, SCALE, Correction, layer_errors
 from amctc_passes.quantize.layers import layers
-from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
+from amctc_passes.weights.layer_inputs import LayerInputs, at_layer, contraction_of
 
 
 @register
@@ -90,15 +89,9 @@ class _Walk:
     def _converted(self, op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
         if op not in self._index:
             return None
-        try:
-            stored = not self._collection.finished
-            self._quantized.arrive(op, operands[0], stored=stored)
-            self._real.arrive(op, self._twins[op].data, stored=stored)
+        reads = (self._quantized, operands[0]), (self._real, self._twins[op].data)
+        with at_layer(op, reads, stored=not self._collection.finished):
             found = self._found(op, operands)
-        except AmctcError as error:
-            raise error.located(layer_name(op)) from None
-        for inputs in (self._quantized, self._real):
-            inputs.leave(op)
         self._context.progress("compensating errors", self._index[op] + 1, len(self._index))
         return _corrected(op, operands, found)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
 from amctc.calibrate.contraction import Contraction
 from amctc.calibrate.frontier import Frontier
-from amctc.ir import Op, Value
+from amctc.errors import AmctcError
+from amctc.ir import Op, Value, layer_name
 from amctc.ops import nn
 from amctc.pipeline import Context
 from amctc.types import Array
@@ -62,6 +64,19 @@ class LayerInputs:
         seeds = ([self._context.seed, first + i] for i in range(len(x)))
         drawn = [np.random.default_rng(s).permutation(positions)[:share] for s in seeds]
         return np.array(drawn, np.int64).reshape(len(x), min(share, positions))
+
+
+@contextmanager
+def at_layer(op: Op, reads: Sequence[tuple[LayerInputs, Value | None]], *, stored: bool) -> Iterator[None]:
+    """The layer ``op`` has arrived at the data it ``reads``, and is left afterwards; errors inside name it."""
+    try:
+        for inputs, data in reads:
+            inputs.arrive(op, data, stored=stored)
+        yield
+    except AmctcError as error:
+        raise error.located(layer_name(op)) from None
+    for inputs, _ in reads:
+        inputs.leave(op)
 
 
 def contraction_of(op: Op) -> Contraction:

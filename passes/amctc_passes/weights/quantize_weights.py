@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from amctc.contract import Changes, Contract
-from amctc.data import deferred
-from amctc.ir import Graph, Op, Value, apply, constant_data
-from amctc.numerics.linear import quantize_weight
+from amctc.ir import Graph, Op, Value
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED
-from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight
+from amctc_passes.weights.weight_types import WeightScheme, with_nearest_weight
 
 
 @register
@@ -55,14 +51,7 @@ class QuantizeWeights(Pass):
         def quantized(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
             if op not in chosen:
                 return None
-            weight, data = operands[1], constant_data(operands[1])
-            assert weight is not None
-            assert data is not None
             elem = scheme.weight_type(op, operands, context)
-            bits, axis, scales = elem.storage.bits, elem.axis, np.asarray(elem.scale_array, np.float32)
-            integers = deferred("quantize weight", lambda w: quantize_weight(w, scales, axis=axis, bits=bits), data,
-                                shape=data.shape, dtype=np.int8)  # fmt: skip
-            real = dequantized_weight(op, weight, integers, elem)
-            return (apply(op.kind, operands[0], real, *operands[2:], name=op.result.name),)
+            return with_nearest_weight(op, operands, elem, elem.storage.bits)
 
         return convert(graph, quantized)

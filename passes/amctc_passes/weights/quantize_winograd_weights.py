@@ -8,17 +8,16 @@ from typing import ClassVar
 import numpy as np
 
 from amctc.contract import Changes, Contract, Fact
-from amctc.data import deferred
-from amctc.ir import Graph, Op, Value, apply, constant_data, layer_name
+from amctc.ir import Graph, Op, Value, constant_data, layer_name
 from amctc.numerics.affine import weight_scales
-from amctc.numerics.linear import quantize_weight, storage_range
+from amctc.numerics.linear import storage_range
 from amctc.ops import nn
 from amctc.pipeline import Context, Pass, register
 from amctc.substitute import convert
 from amctc.types import Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, is_quantized
 from amctc_passes.quantize.layers import is_constant, layers, matching, names
-from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight
+from amctc_passes.weights.weight_types import WeightScheme, with_nearest_weight
 
 
 def _integer_weight(graph: Graph) -> str | None:
@@ -63,15 +62,10 @@ class QuantizeWinogradWeights(Pass):
         def quantized(op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
             if op not in chosen:
                 return None
-            weight, data = operands[1], constant_data(operands[1])
-            assert weight is not None
+            data = constant_data(operands[1])
             assert data is not None
             elem = self._narrowed(scheme.weight_type(op, operands, context), data.read())
-            scales, axis, bits = np.asarray(elem.scale_array, np.float32), elem.axis, self.bits
-            integers = deferred("quantize weight", lambda w: quantize_weight(w, scales, axis=axis, bits=bits), data,
-                                shape=data.shape, dtype=np.int8)  # fmt: skip
-            real = dequantized_weight(op, weight, integers, elem)
-            return (apply(op.kind, operands[0], real, *operands[2:], name=op.result.name),)
+            return with_nearest_weight(op, operands, elem, self.bits)
 
         return convert(graph, quantized)
 

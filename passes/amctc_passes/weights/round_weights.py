@@ -14,7 +14,6 @@ from amctc.aside import SetAside
 from amctc.calibrate.contraction import Contraction
 from amctc.calibrate.ends import first_layers, last_layers
 from amctc.contract import Changes, Contract
-from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.numerics.adaround import adaround
 from amctc.numerics.scale_search import NARROWEST, search_scales
@@ -27,7 +26,7 @@ from amctc.types import I4, Array, QuantizedType
 from amctc_passes.facts import NOT_LOWERED, TWO_OF_FOUR, UNOBSERVED, WEIGHTS_QUANTIZED
 from amctc_passes.quantize.reference import before_quantizer, without_quantizers
 from amctc_passes.weights.held_rounding import better_held_back, mean_shift, rounded_to_nearest
-from amctc_passes.weights.layer_inputs import LayerInputs, contraction_of
+from amctc_passes.weights.layer_inputs import LayerInputs, at_layer, contraction_of
 from amctc_passes.weights.layer_moments import Part, float_means, layer_moments
 from amctc_passes.weights.weight_types import WeightScheme, dequantized_weight, narrowable
 
@@ -146,16 +145,12 @@ class _Rounding:
     def _converted(self, op: Op, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
         if op not in self._index:
             return None
-        try:
-            # Stored for a layer that was rounded before, too: others start there.
-            self._inputs.arrive(op, operands[0], stored=not self._collection.finished)
-            if self._float is not None:
-                self._float.arrive(op, self._twin(op), stored=not self._collection.finished)
+        reads = [(self._inputs, operands[0])]
+        if self._float is not None:
+            reads.append((self._float, self._twin(op)))
+        # Stored for a layer that was rounded before, too: others start there.
+        with at_layer(op, reads, stored=not self._collection.finished):
             result = self._quantized(op, operands)
-        except AmctcError as error:
-            raise error.located(layer_name(op)) from None
-        for inputs in filter(None, (self._inputs, self._float)):
-            inputs.leave(op)
         self._context.progress("rounding weights", self._index[op] + 1, len(self._index))
         return (result,)
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from amctc.data import deferred
 from amctc.errors import AmctcError
 from amctc.ir import Graph, Op, Value, apply, const, constant_data, layer_name
 from amctc.numerics.affine import weight_scales
 from amctc.numerics.bias import bias_scale_for_dead_channel, rescue_weight_scales
+from amctc.numerics.linear import quantize_weight
 from amctc.ops import nn, quant
 from amctc.pipeline import Context
 from amctc.types import I4, I8, Array, QuantizedType
@@ -157,6 +159,20 @@ def _largest_biases(operands: tuple[Value | None, ...], channels: int) -> Array 
     spread = bias.ndim > 0 and bias.shape[-1] % channels == 0
     rows = bias.reshape(-1, channels) if spread else np.broadcast_to(bias.reshape(-1, 1), (bias.size, channels))
     return np.asarray(rows[np.abs(rows).argmax(axis=0), np.arange(channels)])
+
+
+def with_nearest_weight(
+    op: Op, operands: tuple[Value | None, ...], elem: QuantizedType, bits: int
+) -> tuple[Value, ...]:  # fmt: skip
+    """``op`` with its constant weight rounded to the nearest integers of ``bits`` bits, computed when they are read."""
+    weight, data = operands[1], constant_data(operands[1])
+    assert weight is not None
+    assert data is not None
+    axis, scales = elem.axis, np.asarray(elem.scale_array, np.float32)
+    integers = deferred("quantize weight", lambda w: quantize_weight(w, scales, axis=axis, bits=bits), data,
+                        shape=data.shape, dtype=np.int8)  # fmt: skip
+    real = dequantized_weight(op, weight, integers, elem)
+    return (apply(op.kind, operands[0], real, *operands[2:], name=op.result.name),)
 
 
 def dequantized_weight(op: Op, weight: Value, integers: object, elem: QuantizedType) -> Value:
