@@ -81,7 +81,7 @@ class RunOptions:
     def prepare(self) -> None:
         """Load the libraries of custom operators, and refuse a provider that is not there before any work is done."""
         from amctc.onnx_bridge.custom_ops import register_custom_ops
-        from amctc.onnx_bridge.runtime import provider_name
+        from amctc.onnx_bridge.sessions import provider_name
 
         provider_name(self.provider)
         for library in self.custom_ops:

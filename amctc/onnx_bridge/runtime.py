@@ -21,7 +21,7 @@ from amctc.onnx_bridge.loop_bounds import bound_loops, run_failure
 from amctc.onnx_bridge.model_file import temporary_model
 from amctc.onnx_bridge.model_stream import serialized
 from amctc.onnx_bridge.names import Names
-from amctc.onnx_bridge.sessions import open_session, provider_name
+from amctc.onnx_bridge.sessions import open_session
 from amctc.onnx_bridge.storage import TensorStore, contents_size, inline
 from amctc.onnx_bridge.subgraphs import inner_names
 from amctc.onnx_bridge.value_sizes import require_sizes
@@ -145,4 +145,4 @@ CARRIED: dict[type[OpKind], KernelFactory] = {Node: carried_kernel}
 WHOLE_FLOAT: KernelTable = {**ORACLE, **CARRIED}
 """Every op of a float or QDQ graph, carried ones included."""
 
-__all__ = ["CARRIED", "WHOLE_FLOAT", "FloatSession", "carried_kernel", "open_session", "provider_name"]
+__all__ = ["CARRIED", "WHOLE_FLOAT", "FloatSession", "carried_kernel"]

@@ -8,7 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from amctc.errors import UnsupportedError
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.onnx_bridge.subgraphs import captured_names
 from amctc.onnx_bridge.tensors import ELEM_TYPES, value_info
 from amctc.types import TensorType

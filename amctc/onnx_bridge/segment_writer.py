@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from amctc.ir import Value
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.types import F16, I8, I32, TensorType
 
 Array = np.ndarray[Any, Any]

@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from amctc.onnx_bridge import export_model, import_model
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from tools.conformance.__main__ import PAGE, write_table
 
 RUNTIME = "com.microsoft"

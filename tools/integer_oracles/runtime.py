@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import helper
 
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import ascend, nn, quant
 from amctc.types import F32, I8, I16, U8, U16, Array, QuantizedType, ScalarType
 from tools.integer_oracles.cases import Comparison, Generator, Given, Row, any_profile, integers, profile_of, run_op

@@ -36,7 +36,8 @@ from amctc.errors import AmctcError, UnsupportedError
 from amctc.interp import Plan
 from amctc.ir import Graph
 from amctc.onnx_bridge import export_model
-from amctc.onnx_bridge.runtime import WHOLE_FLOAT, open_session
+from amctc.onnx_bridge.runtime import WHOLE_FLOAT
+from amctc.onnx_bridge.sessions import open_session
 from amctc.pipeline import Context, Pipeline, installed
 from amctc.text import print_graph
 from amctc.types import Array

@@ -20,7 +20,7 @@ from amctc.ir import Graph, GraphInput, Origin, Value, apply, const
 from amctc.kernels.ascend_table import ascend_table
 from amctc.numerics.fixed_point import pack_dequant
 from amctc.numerics.int4 import pack_int4
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import ascend, nn
 from amctc.targets import load_profile
 from amctc.text import print_graph

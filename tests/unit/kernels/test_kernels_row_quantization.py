@@ -14,7 +14,7 @@ from amctc.kernels.reference_table import reference_table
 from amctc.kernels.row_quantization import quantize_rows
 from amctc.kernels.tables import ORACLE
 from amctc.onnx_bridge import export_model
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import ascend, quant
 from amctc.targets import Profile, load_profile
 from amctc.types import F16, F32, I32, Array, TensorType

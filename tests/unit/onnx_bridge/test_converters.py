@@ -15,7 +15,8 @@ from amctc.ir import constant_data
 from amctc.onnx_bridge.converters import CONVERTERS
 from amctc.onnx_bridge.exporter import export_model
 from amctc.onnx_bridge.importer import import_model
-from amctc.onnx_bridge.runtime import WHOLE_FLOAT, open_session
+from amctc.onnx_bridge.runtime import WHOLE_FLOAT
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.types import Array

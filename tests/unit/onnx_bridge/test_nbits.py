@@ -15,7 +15,7 @@ from amctc.interp import evaluate
 from amctc.ir import Constant
 from amctc.kernels.tables import ORACLE
 from amctc.onnx_bridge import FloatSession, export_model, import_model
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import nn
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pipeline

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from amctc.ir import Constant, Graph, layer_name
 from amctc.numerics.bias import accumulator_scale
 from amctc.onnx_bridge import FloatSession, export_model, import_model
-from amctc.onnx_bridge.runtime import open_session
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.pipeline import Context, Pipeline

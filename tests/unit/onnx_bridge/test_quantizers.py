@@ -15,7 +15,8 @@ from amctc.interp import evaluate
 from amctc.ir import Graph, GraphInput, apply, const
 from amctc.onnx_bridge.exporter import export_model
 from amctc.onnx_bridge.importer import import_model
-from amctc.onnx_bridge.runtime import WHOLE_FLOAT, open_session
+from amctc.onnx_bridge.runtime import WHOLE_FLOAT
+from amctc.onnx_bridge.sessions import open_session
 from amctc.ops import nn, quant
 from amctc.ops.onnx import Node
 from amctc.types import F16, F32, I4, I8, I16, I32, U8, Array, QuantizedType, ScalarType, TensorType
